@@ -1,0 +1,45 @@
+# Everything a newcomer or CI runs; each target makes the environment that it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := gradients privacy study client server simulations discreet
+
+.PHONY: demo test lint bench docs clean help
+.DEFAULT_GOAL := help
+
+help:  ## Say what each target does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/base: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Discreet needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/test: $(VENV)/base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+demo: $(VENV)/base  ## Train one model over five simulated hospitals, and write a report
+	$(BIN)/discreet demo --out demo-report --force
+
+lint: $(VENV)/test  ## Style, types and the layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## Everything CI runs
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/test  ## Measure gradients and accuracy, and write the tables of docs/benchmarks.md
+	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/accuracy.py
+
+docs: $(VENV)/test  ## Check that the documents' commands and links are real
+	$(BIN)/python -m pytest tests/test_documents.py
+
+clean:  ## Remove the environment and what tools left behind
+	rm -rf $(VENV) demo-report demo-report.partial build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,131 @@
+"""`discreet simulate`: a study over simulated sites, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from discreet.console import errors_explained, people, print_json, print_table, progress_of_rounds
+from privacy.errors import UserError
+from study.declaration import Declaration
+from study.guarantee import Guarantee
+from study.parsing import read_study
+
+__all__ = ["run_and_show", "simulate"]
+
+
+def simulate(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study; write one with: discreet study init.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the release goes: model, report, figures.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Records of all sites: .csv, .parquet or .npz. Default: the study's built-in set.")
+    ] = None,
+    sites: Annotated[int | None, typer.Option(min=1, max=128, help="Number of sites. Default: the study's minimum.")] = None,
+    partition: Annotated[
+        str, typer.Option(help="How records are spread: iid, dirichlet:ALPHA (label skew), quantity:ALPHA, column:NAME.")
+    ] = "iid",
+    trust: Annotated[
+        Literal["aggregate", "server", "local", "unsafe"] | None,
+        typer.Option(help="Try another trust level than the study's."),
+    ] = None,
+    drop: Annotated[float, typer.Option(metavar="RATE", help="Probability that a site misses a query.")] = 0.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Everything random follows from it; exists in simulations alone.")
+    ] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, with the same options.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing --out, once the new one is complete.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else.")] = False,
+) -> None:
+    """Rehearse a study: real ServerApp and ClientApps, simulated sites, one process, no network.
+
+    Writes a release directory: report.html (open it first), model.safetensors, summary.json, privacy.json and more.
+
+    Example: discreet simulate examples/breast-cancer.toml --out results --sites 5 --partition dirichlet:0.5
+    """
+    from simulations.run import Options  # noqa: PLC0415  Flower takes a second to import: not for --help
+
+    with errors_explained(interrupted="Go on with the same command and --resume."):
+        refuse_existing(out, force=force)
+        parsed = read_study(study)
+        options = Options(
+            out=out, data=data, sites=sites, partition=partition, trust=trust, drop=drop, seed=seed, resume=resume
+        )
+        run_and_show(parsed, options, as_json=json)
+
+
+def refuse_existing(out: Path, *, force: bool) -> None:
+    """Raise UserError for an output directory that is there already, unless `force` is given."""
+    if out.exists() and not force:
+        raise UserError(f"{out} exists", hint="choose another --out, or replace it with --force")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is not a directory")
+    if out.exists() and any(out.iterdir()) and not (out / "summary.json").exists():
+        raise UserError(f"{out} is not a release directory, so --force does not replace it")
+
+
+def run_and_show(study: Any, options: Any, *, as_json: bool) -> None:
+    """Run a simulation under a progress bar and show its result."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from simulations.run import simulate as run  # noqa: PLC0415
+
+    started: list[Guarantee] = []
+
+    def on_start(declaration: Declaration) -> None:
+        started.append(Guarantee(declaration))
+        people.print(_headline(started[0]), soft_wrap=True)
+
+    with progress_of_rounds(study.training.rounds, quiet=as_json or not people.is_terminal) as show:
+        on_round = _shown_round(started, show)
+        summary = run(study, replace(options, on_start=on_start, on_round=on_round))
+    if as_json:
+        print_json(summary)
+    _show_result(summary, options.out)
+
+
+def _headline(guarantee: Guarantee) -> str:
+    study, tolerance = guarantee.study, guarantee.tolerance
+    privacy = "[bold red]no privacy[/]" if guarantee.epsilon is None else f"ε = {guarantee.epsilon:.3g}"
+    return f"[bold]{study.name}[/]: {tolerance.sites} sites, {study.training.rounds} rounds, {study.privacy.trust} trust, {privacy}"
+
+
+def _shown_round(started: list[Guarantee], show: Callable[[int, str], None]) -> Callable[[dict[str, Any]], None]:
+    """Round, epsilon and loss beside the bar; epsilon is computed at fifty points at most."""
+    costs: dict[int, float | None] = {}
+
+    def on_round(line: dict[str, Any]) -> None:
+        guarantee, number = started[0], line["round"]
+        every = max(1, guarantee.study.training.rounds // 50)
+        point = -(-number // every) * every
+        if number and point not in costs:
+            costs[point] = guarantee.epsilon_after(point)
+        said = []
+        if number and costs[point] is not None:
+            said.append(f"ε {costs[point]:.2f}")
+        if line["loss"] is not None:
+            said.append(f"loss {line['loss']:.3f}")
+        if line["missing"]:
+            said.append(f"missing {len(line['missing'])}")
+        show(number, "  ".join(said))
+
+    return on_round
+
+
+def _show_result(summary: dict[str, Any], out: Path) -> None:
+    rows = {name: f"{value:.4g}" for name, value in summary["metrics"].items()}
+    if summary["epsilon"] is not None:
+        server = summary["epsilon_against_server"]
+        rows["ε"] = f"{summary['epsilon']:.4g} at δ = {summary['delta']:g}"
+        rows["ε against the server"] = "no bound: it sees each site's sum" if server is None else f"{server:.4g}"
+    else:
+        rows["ε"] = "none: this run has no privacy"
+    rows["rounds"] = f"{summary['rounds']} of {summary['rounds_declared']}, {summary['rounds_abandoned']} abandoned"
+    rows["seconds"] = f"{summary['seconds']:.1f}"
+    rows["report"] = str((out / "report.html").resolve())
+    print_table(f"Result on {summary['metrics_on']}", rows)
+    for site, reasons in summary["refusals"].items():
+        for reason, count in reasons.items():
+            people.print(f"{site} did not answer {count} queries: {reason}", style="dim")

@@ -1,0 +1,137 @@
+"""`discreet study`: write, check, show and freeze a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from discreet.console import errors_explained, people, print_json, print_table
+from privacy.errors import UserError
+from study.contract import Study
+from study.parsing import read_study, study_to_values
+from study.templates import TEMPLATES, template_text
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Write, check, show and freeze a study: the contract with the sites.")
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A study, such as study.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study to write.")] = Path("study.toml"),
+    template: Annotated[str, typer.Option(help="One of: " + ", ".join(TEMPLATES) + ".")] = "breast-cancer",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a study with every setting explained, ready to be simulated and changed.
+
+    Example: discreet study init my-study.toml --template digits
+    """
+    with errors_explained():
+        text = template_text(template)
+        if file.exists() and not force:
+            raise UserError(f"{file} exists", hint="choose another name, or replace it with --force")
+        file.write_text(text, encoding="utf-8")
+        people.print(f"Wrote {file}. Try it: discreet simulate {file} --out results", soft_wrap=True)
+        if json:
+            print_json({"file": str(file), "template": template})
+
+
+@app.command()
+def check(
+    file: File,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Check these records against the study too.")] = None,
+    json: Json = False,
+) -> None:
+    """Say whether a study is sound, and if its data are at hand, whether they fit it.
+
+    Exit code 0 if so, 2 with one sentence and the fix if not.
+    """
+    with errors_explained():
+        study = read_study(file)
+        checked = _check_data(study, data)
+        people.print(f"{file} is sound{', and so are its records' if checked else ''}.", soft_wrap=True)
+        if json:
+            print_json({"study": study.name, "sound": True, "records_checked": checked})
+
+
+@app.command()
+def show(file: File, json: Json = False) -> None:
+    """Show a study with every default filled in, and what it guarantees."""
+    from study.guarantee import Guarantee, declare  # noqa: PLC0415  the accountant takes a second to import
+
+    with errors_explained():
+        study = read_study(file)
+        values = study_to_values(study)
+        if study.data.source or not isinstance(study.data.features, str):
+            frozen = _frozen(study, None) if isinstance(study.data.features, str) else study
+            guarantee = Guarantee(declare(frozen, sites=study.sites.minimum, nonce="0" * 32))
+            guarantee.check()
+            values["guarantee"] = guarantee.to_values() | {"sites": study.sites.minimum}
+        if json:
+            print_json(values)
+        for section, settings in values.items():
+            if isinstance(settings, dict):
+                print_table(f"[{section}]", {name: _in_words(value) for name, value in settings.items()})
+                people.print()
+
+
+@app.command()
+def freeze(
+    file: File,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the columns from this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here. Default: over FILE.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the names, order and bounds of all columns into a study, as real sites need it.
+
+    "all" columns is for simulations: sites must agree on names, order and public bounds before they take part.
+    """
+    from study.freezing import to_toml  # noqa: PLC0415
+
+    with errors_explained():
+        frozen = _frozen(read_study(file), data)
+        target = out or file
+        target.write_text(to_toml(frozen), encoding="utf-8")
+        people.print(f"Wrote {target} with {len(frozen.data.features)} columns.", soft_wrap=True)
+        if json:
+            print_json(study_to_values(frozen))
+
+
+def _frozen(study: Study, data: Path | None) -> Study:
+    from client.sources import load, published_bounds  # noqa: PLC0415
+    from study.freezing import freeze as frozen  # noqa: PLC0415
+
+    published = published_bounds(study.data.source) if data is None and study.data.source else {}
+    return frozen(study, list(load(study, data).columns), published)
+
+
+def _check_data(study: Study, data: Path | None) -> bool:
+    """Check the records, if a file is given or the study names a built-in set; were there any?"""
+    from client.sources import load  # noqa: PLC0415
+    from client.tables import check_pooled, records_of  # noqa: PLC0415
+
+    if data is None and study.data.source is None:
+        return False
+    frozen = _frozen(study, data)
+    check_pooled(records_of(load(frozen, data), frozen), frozen, sites=study.sites.minimum)
+    return True
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list) and len(value) > 8:
+        return f"{', '.join(map(str, value[:6]))}, ... ({len(value)} in all)"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_in_words(each)}" for key, each in list(value.items())[:6]) + (
+            f", ... ({len(value)} in all)" if len(value) > 6 else ""
+        )
+    if isinstance(value, list):
+        return ", ".join(_in_words(each) for each in value)
+    return str(value)

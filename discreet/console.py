@@ -1,0 +1,87 @@
+"""What a person sees: progress, results, and each error once, with its hint.
+
+With --json, standard output carries one JSON object and nothing else; everything for people goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from privacy.errors import DiscreetError, UserError
+
+__all__ = ["FAILED", "WRONG_USE", "errors_explained", "people", "print_json", "print_table", "progress_of_rounds"]
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+people = Console(stderr=True, highlight=False)
+"""Where everything goes that is for people."""
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """The one machine-readable object on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def print_table(title: str, rows: Mapping[str, str]) -> None:
+    """Names and values."""
+    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    people.print(table)
+
+
+@contextmanager
+def errors_explained(*, interrupted: str = "") -> Iterator[None]:
+    """Turn every error that Discreet can explain into one sentence, its hint and an exit code.
+
+    Arguments:
+        interrupted: what to say after Ctrl-C, e.g. how to go on.
+    """
+    try:
+        yield
+    except UserError as error:
+        _leave(error, WRONG_USE)
+    except DiscreetError as error:
+        _leave(error, FAILED)
+    except KeyboardInterrupt:
+        people.print(f"\nStopped. {escape(interrupted)}".rstrip())
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing more to say, and nothing to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
+    except OSError as error:
+        name = f" {error.filename}" if error.filename else ""
+        _leave(DiscreetError(f"{error.strerror or type(error).__name__}:{name}"), FAILED)
+
+
+def _leave(error: DiscreetError, code: int) -> NoReturn:
+    people.print(f"[bold red]Error:[/] {escape(error.message)}", soft_wrap=True)
+    if error.hint:
+        people.print(f"[bold]Hint:[/] {escape(error.hint)}", soft_wrap=True)
+    raise typer.Exit(code) from None
+
+
+@contextmanager
+def progress_of_rounds(total: int, *, quiet: bool) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar of rounds; yields `show(done, text)`."""
+    columns = (
+        TextColumn("[bold]round"), MofNCompleteColumn(), BarColumn(bar_width=28),
+        TextColumn("{task.fields[text]}"), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=people, disable=quiet) as progress:
+        task = progress.add_task("rounds", total=total, text="")
+        yield lambda done, text: progress.update(task, completed=done, text=text)

@@ -1,0 +1,46 @@
+"""The `discreet` command: every sub-command is a module of `discreet.commands`."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+# Flower asks its makers for news and reports usage unless told otherwise; nothing leaves a site unasked.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+from discreet.commands import demo, simulate, study  # noqa: E402  the environment comes first
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="discreet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Federated learning whose privacy each site enforces and anyone can check.\n\n"
+    "Start with: discreet demo. Then: discreet study init my-study.toml, and discreet simulate my-study.toml --out DIR.",
+)  # fmt: skip
+app.add_typer(study.app, name="study")
+app.command("simulate")(simulate.simulate)
+app.command("demo")(demo.demo)
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda asked: _print_version(asked))
+    ] = False,
+) -> None:
+    """Options before any sub-command."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"discreet {version('discreet')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `discreet` command."""
+    app()

@@ -1,0 +1,36 @@
+"""Array types of this package, and the two numbers that bound floating-point arithmetic."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Reals: TypeAlias = npt.NDArray[np.floating[Any]]  # float32 or float64: the dtype of the model
+Doubles: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+RealType: TypeAlias = type[np.float32] | type[np.float64]
+
+
+def real_type(dtype: npt.DTypeLike) -> RealType:
+    """`np.float32` or `np.float64`. Raises ValueError for any other dtype."""
+    found = np.dtype(dtype)
+    if found == np.float32:
+        return np.float32
+    if found == np.float64:
+        return np.float64
+    raise ValueError(f"Expected dtype={found.name} in {{float32, float64}}")
+
+
+def unit_roundoff(dtype: npt.DTypeLike) -> float:
+    """The unit roundoff u: 2^-24 for float32, 2^-53 for float64."""
+    return float(np.finfo(real_type(dtype)).eps) / 2
+
+
+def largest_square(dtype: npt.DTypeLike) -> float:
+    """What a squared norm may be at most: beyond it counts as an overflow.
+
+    The largest number of float32, about 2^128; 2^256 for float64. The roots are far enough below
+    the range of the dtype that nothing which matters is lost to underflow beside them.
+    """
+    return float(np.finfo(np.float32).max) if real_type(dtype) is np.float32 else 2.0**256

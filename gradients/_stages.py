@@ -1,0 +1,89 @@
+"""What the layers of a model have in common.
+
+Activations travel as (features, columns): one column per row of data. Their strides are free: a
+convolution hands on a transposed view of its (columns, features) array.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gradients._arrays import Doubles, Flags, Reals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Shape of the columns of one pass: `units` units of `rows` rows, column u * rows + r."""
+
+    units: int
+    rows: int
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """What a layer keeps of a forward pass for the backward pass.
+
+    output: (outputs, columns), after the activation.
+    finite: (columns,): nothing overflowed on the way. Asked of the sums *before* the activation:
+        tanh, max and pooling would hide an infinity.
+    """
+
+    output: Reals
+    finite: Flags
+
+
+class StageGradient(Protocol):
+    """Gradients of one layer, for every unit of a pass, materialised or not."""
+
+    def squared_norms(self) -> Doubles:
+        """(units,) in float64, over weight and bias; not finite where anything is not."""
+
+    def drop(self, usable: Flags) -> None:
+        """Zero everything that belongs to units which are not usable (units,)."""
+
+    def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
+        """Sum over units of weights[unit] * gradient: (weight, bias), in the dtype of the model.
+
+        weights: (units,), in the dtype of the model.
+        """
+
+
+class Stage(Protocol):
+    """A layer with a weight and a bias, its activation, and its pooling if any."""
+
+    @property
+    def inputs(self) -> int:
+        """Features of a column that comes in."""
+
+    @property
+    def outputs(self) -> int:
+        """Features of a column that goes out."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of the bias."""
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the first weights."""
+
+    def forward(self, weight: Reals, bias: Reals, columns: Reals) -> Trace:
+        """Output for columns (inputs, n)."""
+
+    def backward(
+        self,
+        weight: Reals,
+        trace: Trace,
+        deltas: Reals,
+        batch: Batch,
+        *,
+        squared_inputs: Doubles | None,
+        with_inputs: bool,
+    ) -> tuple[StageGradient, Reals | None]:
+        """Gradients of all units, and the deltas of the inputs (inputs, n) if asked for.
+
+        deltas: (outputs, n), overwritten. squared_inputs: (n,) if they are known already.
+        """

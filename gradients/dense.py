@@ -1,0 +1,183 @@
+"""Dense layers: per-unit gradients that are never formed.
+
+With one row per unit the gradient of a dense layer is an outer product, delta (a, 1)^T, so that its
+squared norm is (||a||^2 + 1) ||delta||^2 (Goodfellow 2015, arXiv:1510.01799; for clipping: Li et al.
+2021, arXiv:2110.05679) and the weighted sum over units is one matrix product.
+
+With several rows per unit the gradients are formed, a few units at a time. Discussion: their norm
+could be had from Gram matrices (Bu et al. 2022, arXiv:2205.10683), but rows may cancel: in float32
+that gave negative squares, and the product over all rows has a rounding error in proportion to the
+*uncancelled* terms, which no clipping bounds. What is summed here is the very array whose norm was
+taken.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradients._arrays import Doubles, Flags, Reals, largest_square
+from gradients._products import column_product, sum_of_outer_products
+from gradients._stages import Batch, StageGradient, Trace
+from gradients.activations import apply_activation, require_activation, through_activation
+
+FORMED_BYTES = 2**20  # gradients of a few units at a time: what fits into a core's cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """outputs = activation(weight @ inputs + bias).
+
+    `scalar` layers have one output, a weight of shape (inputs,) and a bias of shape ().
+    """
+
+    inputs: int
+    outputs: int
+    activation: str = "identity"
+    scalar: bool = False
+
+    def __post_init__(self) -> None:
+        require_activation(self.activation)
+        if self.inputs < 1 or self.outputs < 1:
+            raise ValueError(f"Expected inputs={self.inputs} >= 1, outputs={self.outputs} >= 1")
+        if self.scalar and self.outputs != 1:
+            raise ValueError(f"Expected outputs={self.outputs} == 1 for a scalar layer")
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.inputs,) if self.scalar else (self.outputs, self.inputs)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        return () if self.scalar else (self.outputs,)
+
+    @property
+    def spread(self) -> float:
+        """He et al. 2015 before a ReLU, Glorot and Bengio 2010 otherwise."""
+        if self.activation == "relu":
+            return float(np.sqrt(2 / self.inputs))
+        return float(np.sqrt(2 / (self.inputs + self.outputs)))
+
+    def forward(self, weight: Reals, bias: Reals, columns: Reals) -> Trace:
+        sums = column_product(weight.reshape(self.outputs, self.inputs), columns)
+        sums += bias.reshape(self.outputs, 1)
+        finite = np.isfinite(sums).all(axis=0)
+        apply_activation(self.activation, sums)
+        return DenseTrace(output=sums, finite=finite, columns=columns)
+
+    def backward(
+        self,
+        weight: Reals,
+        trace: Trace,
+        deltas: Reals,
+        batch: Batch,
+        *,
+        squared_inputs: Doubles | None,
+        with_inputs: bool,
+    ) -> tuple[StageGradient, Reals | None]:
+        assert isinstance(trace, DenseTrace)
+        deltas = through_activation(self.activation, deltas, trace.output)
+        below = None
+        if with_inputs:
+            below = column_product(weight.reshape(self.outputs, self.inputs).T, deltas)
+        if batch.rows > 1:
+            return FormedGradient(trace.columns, deltas, batch), below
+        if squared_inputs is None:
+            squared_inputs = _square_columns(trace.columns)
+        return OuterGradient(trace.columns, deltas, squared_inputs), below
+
+
+@dataclass(kw_only=True)
+class DenseTrace(Trace):
+    """columns: (inputs, n), what came in."""
+
+    columns: Reals
+
+
+def _square_columns(array: Reals) -> Doubles:
+    """Squared norms of the columns (features, n), in float64.
+
+    The squares themselves are float64 too: in float32 those below 2^-75 would vanish, and with them
+    the norm of a small delta under a large input.
+    """
+    wide = array.astype(np.float64)
+    squares: Doubles = np.einsum("fn,fn->n", wide, wide)
+    return squares
+
+
+def _zeroed(array: Reals, dropped: Flags) -> Reals:
+    """A copy with columns of zeros, in the *same layout*.
+
+    Another layout would take another path through BLAS, and one unit's being dropped would show in
+    the last bits of all others.
+    """
+    copy = array.copy(order="K")
+    copy[:, dropped] = 0
+    return copy
+
+
+class OuterGradient:
+    """One row per unit: gradients delta (a, 1)^T, never formed."""
+
+    def __init__(self, columns: Reals, deltas: Reals, squared_inputs: Doubles) -> None:
+        self._columns = columns
+        self._deltas = deltas
+        self._squared_inputs = squared_inputs
+
+    def squared_norms(self) -> Doubles:
+        """(||a||^2 + 1) ||delta||^2; infinite where ||a||^2 overflows in the dtype of the model."""
+        limit = largest_square(self._columns.dtype)
+        inputs = np.where(self._squared_inputs <= limit, self._squared_inputs, np.inf)
+        return (inputs + 1) * _square_columns(self._deltas)
+
+    def drop(self, usable: Flags) -> None:
+        self._columns = _zeroed(self._columns, ~usable)
+        self._deltas = _zeroed(self._deltas, ~usable)
+
+    def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
+        scaled = self._deltas * weights
+        return sum_of_outer_products(scaled, self._columns), scaled.sum(axis=1)
+
+
+class FormedGradient:
+    """Several rows per unit: gradients (units, outputs, inputs + 1), formed a few units at a time."""
+
+    def __init__(self, columns: Reals, deltas: Reals, batch: Batch) -> None:
+        self._columns = columns
+        self._deltas = deltas
+        self._batch = batch
+
+    def squared_norms(self) -> Doubles:
+        squares = np.empty(self._batch.units)
+        for part, weights, biases in self._gradients():
+            wide = weights.reshape(len(weights), -1).astype(np.float64)
+            narrow = biases.astype(np.float64)
+            squares[part] = np.einsum("up,up->u", wide, wide)
+            squares[part] += np.einsum("up,up->u", narrow, narrow)
+        return squares
+
+    def drop(self, usable: Flags) -> None:
+        dropped = np.repeat(~usable, self._batch.rows)
+        self._columns = _zeroed(self._columns, dropped)
+        self._deltas = _zeroed(self._deltas, dropped)
+
+    def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
+        # Parts are added in float64: a sum over the block never has more float32 additions than
+        # the block has units.
+        weight = np.zeros(len(self._deltas) * len(self._columns))
+        bias = np.zeros(len(self._deltas))
+        for part, formed, biases in self._gradients():
+            weight += weights[part] @ formed.reshape(len(formed), -1)
+            bias += weights[part] @ biases
+        return weight, bias
+
+    def _gradients(self) -> Iterator[tuple[slice, Reals, Reals]]:
+        """(units, gradients of the weight, of the bias): every unit by a product of its own."""
+        units, rows = self._batch.units, self._batch.rows
+        inputs = self._columns.reshape(-1, units, rows).transpose(1, 2, 0)  # (units, rows, inputs)
+        deltas = self._deltas.reshape(-1, units, rows).transpose(1, 0, 2)  # (units, outputs, rows)
+        size = inputs.shape[2] * deltas.shape[1] * inputs.itemsize
+        step = max(1, FORMED_BYTES // size)
+        for start in range(0, units, step):
+            part = slice(start, min(start + step, units))
+            yield part, deltas[part] @ inputs[part], deltas[part].sum(axis=2)

@@ -1,0 +1,196 @@
+"""Losses, gradient norms and weighted gradient sums of single units.
+
+A unit is what privacy is granted to: a row, or all rows of one person. Its gradient is the mean over
+its rows of the rows' gradients.
+
+**Guarantees.**
+
+* Bit for bit: a unit's loss, norm and contribution depend on that unit and on the parameters alone.
+* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-23 relative: float32 values
+  are squared and added in float64, whatever the width of a layer.
+* What is not finite, or whose square overflows in the dtype of the model, at any place (inputs,
+  targets, sums of a layer, loss, deltas, norm), makes its unit contribute exactly zero, with loss 0
+  and norm 0: without an exception, a warning, or a trace of it in any other unit.
+
+| unit | loss | norm | contribution |
+|---|---|---|---|
+| empty slot | 0 | 0 | 0 |
+| not finite, or a class that does not exist | 0 | 0 | 0 |
+| gradient exactly zero | its loss | 0 | 0 |
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gradients._arrays import Doubles, Flags, Integers, Reals, largest_square
+from gradients._memory import keep_freed_memory
+from gradients._products import LANE
+from gradients._stages import Batch, StageGradient
+from gradients.blocks import Block
+from gradients.convolution import Convolution
+from gradients.losses import CROSS_ENTROPY, row_losses, valid_classes
+from gradients.models import Model, Parameters
+
+keep_freed_memory()
+
+CONVOLVED_ROWS = 32  # images per pass: their patches stay in a core's cache
+
+
+class UnitGradients:
+    """Gradients of the units of one block.
+
+    losses: (U,), norms: (U,), both float64 and finite; norms over all parameters, bias included.
+    """
+
+    def __init__(self, losses: Doubles, norms: Doubles, passes: "list[_Pass]", size: int) -> None:
+        self.losses = losses
+        self.norms = norms
+        self._passes = passes
+        self._size = size
+
+    def weighted_sum(self, weights: npt.ArrayLike) -> Doubles:
+        """Sum over units of weights[u] * gradient_u.
+
+        Arguments: weights (U,), finite; those of units that contribute nothing do not matter.
+        Returns the vector (size,) in float64. May be called several times.
+        Raises ValueError if the weights are not finite or of another shape.
+        """
+        given = np.asarray(weights, dtype=np.float64)
+        if given.shape != self.norms.shape:
+            raise ValueError(f"Expected weights.shape={given.shape} == {self.norms.shape}")
+        if not (np.abs(given) <= largest_square(self._passes[0].dtype)).all():
+            raise ValueError("Expected finite weights")
+        total = np.empty(self._size)
+        with np.errstate(all="ignore"):
+            for index, part in enumerate(self._passes):
+                part.add_weighted(given, total, first=index == 0)
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """Gradients of the units first..first+units-1 of a block: one forward and backward pass."""
+
+    first: int
+    batch: Batch
+    gradients: list[StageGradient]
+    losses: Doubles
+    norms: Doubles
+    dtype: npt.DTypeLike
+
+    def add_weighted(self, weights: Doubles, total: Doubles, *, first: bool) -> None:
+        """Add to `total` (size,), or overwrite it if this is the first pass."""
+        mine = np.zeros(self.batch.units, self.dtype)
+        given = weights[self.first : self.first + self.batch.units]
+        mine[: len(given)] = given
+        start = 0
+        for gradient in self.gradients:
+            for part in gradient.weighted_sum(mine):
+                target = total[start : start + part.size]
+                if first:
+                    target[...] = part.reshape(-1)
+                else:
+                    target += part.reshape(-1)
+                start += part.size
+
+
+def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGradients:
+    """Losses, norms and (implicitly) gradients of all units of a block.
+
+    Arguments: parameters as in `model.shapes`; a block of `model.inputs` features. A block of another
+    dtype is converted.
+    Raises ValueError if shapes do not fit; never because of the values of data or parameters.
+    """
+    if block.features != model.inputs:
+        raise ValueError(f"Expected block.features={block.features} == {model.inputs}")
+    arrays = model.checked(parameters)
+    if block.flat_inputs.dtype != model.dtype:
+        block = Block(inputs=_narrowed(block.inputs, model), targets=block.targets, rows=block.rows)
+    with np.errstate(all="ignore"):
+        targets, valid = _targets(model, block)
+        passes = [
+            _run(model, arrays, block, targets, valid, first, count)
+            for first, count in _portions(model, block)
+        ]
+    losses = np.concatenate([part.losses for part in passes])[: block.units]
+    norms = np.concatenate([part.norms for part in passes])[: block.units]
+    return UnitGradients(losses, norms, passes, model.size)
+
+
+def _narrowed(inputs: Reals, model: Model) -> Reals:
+    with np.errstate(over="ignore"):
+        return inputs.astype(model.dtype)
+
+
+def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags]:
+    """Targets per row, and whether they are usable: (rows,) each."""
+    if model.loss == CROSS_ENTROPY:
+        if block.largest_class < model.classes:
+            return block.flat_targets, block.flat_finite
+        return valid_classes(block.flat_targets, model.classes)
+    narrow = block.flat_targets.astype(model.dtype)
+    return narrow, np.isfinite(narrow)
+
+
+def _portions(model: Model, block: Block) -> list[tuple[int, int]]:
+    """(first unit, number of units) of every pass: by public sizes alone."""
+    units = len(block.flat_targets) // block.rows_per_unit
+    step = units
+    if any(isinstance(stage, Convolution) for stage in model.stages):
+        step = max(LANE, CONVOLVED_ROWS // block.rows_per_unit // LANE * LANE)
+        # All passes of one shape: a shorter last one would take another path through BLAS.
+        step = step if units % step == 0 else LANE
+    return [(first, step) for first in range(0, units, step)]
+
+
+def _run(
+    model: Model,
+    arrays: list[Reals],
+    block: Block,
+    targets: Reals | Integers,
+    valid: Flags,
+    first: int,
+    count: int,
+) -> _Pass:
+    """One forward and backward pass over `count` units."""
+    batch = Batch(units=count, rows=block.rows_per_unit)
+    rows = slice(first * batch.rows, (first + count) * batch.rows)
+    columns = block.flat_inputs[rows].T
+    traces = []
+    finite = valid[rows].copy()
+    for index, stage in enumerate(model.stages):
+        trace = stage.forward(arrays[2 * index], arrays[2 * index + 1], columns)
+        finite &= trace.finite
+        traces.append(trace)
+        columns = trace.output
+    losses, deltas = row_losses(model.loss, columns, targets[rows])
+    deltas *= block.row_factors[rows]
+    unit_losses = (losses * block.row_weights[rows]).reshape(batch.units, batch.rows).sum(axis=1)
+    gradients: list[StageGradient] = []
+    squares = np.zeros(count)
+    below: Reals | None = deltas
+    for index in reversed(range(len(traces))):
+        assert below is not None
+        known = block.squared_norms[rows] if index == 0 else None
+        gradient, below = model.stages[index].backward(
+            arrays[2 * index], traces[index], below, batch,
+            squared_inputs=known, with_inputs=index > 0,
+        )  # fmt: skip
+        squares += gradient.squared_norms()
+        gradients.insert(0, gradient)
+    usable = finite.reshape(batch.units, batch.rows).all(axis=1) & np.isfinite(unit_losses)
+    usable &= squares <= largest_square(model.dtype)
+    usable &= block.flat_usable[first : first + count]
+    if not usable.all():
+        for gradient in gradients:
+            gradient.drop(usable)
+    return _Pass(
+        first=first,
+        batch=batch,
+        gradients=gradients,
+        losses=np.where(usable, unit_losses, 0),
+        norms=np.where(usable, np.sqrt(squares), 0),
+        dtype=model.dtype,
+    )

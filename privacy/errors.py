@@ -1,0 +1,43 @@
+"""The one root of every exception that Discreet raises, split by whose fault it is.
+
+An exception carries a message (what was expected, what was found; never a secret, never a record) and,
+where somebody can do something about it, a hint. Commands print both, once.
+"""
+
+
+class DiscreetError(Exception):
+    """Something went wrong that Discreet can explain.
+
+    Arguments:
+        message: one sentence: name, expected, actual.
+        hint: what to do about it; empty if there is nothing to do.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UserError(DiscreetError):
+    """The person at the keyboard gave something that cannot be used: a study, an option, a file."""
+
+
+class StudyError(UserError):
+    """A study says something impossible; the message names the setting."""
+
+
+class DataError(UserError):
+    """A data set cannot be used as the study asks; the message names the column, never a value."""
+
+
+class ProtocolError(DiscreetError):
+    """A message of another party breaks the rules; nothing was answered and no state changed."""
+
+
+class RoundAbandonedError(DiscreetError):
+    """Too few sites answered, and no spare round is left."""
+
+
+class PrivacyError(DiscreetError):
+    """A privacy parameter is out of range, or a guarantee cannot be given."""

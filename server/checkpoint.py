@@ -1,0 +1,121 @@
+"""A run's checkpoint: the sums it has received, one file each. Plans are deterministic, so the sums are the state.
+
+To resume, the same plan is fed with the same sums; to replay a release, anybody does the same. Files are written
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.errors import ProtocolError, UserError
+from study.codec import decode, encode
+from study.declaration import Declaration
+
+__all__ = ["Checkpoint", "KeptSum", "write_whole"]
+
+_DECLARATION = "declaration.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptSum:
+    """One query of a run, as it went.
+
+    Attributes:
+        index: number of the query.
+        function, round: what it asked, and for which step of the plan.
+        query_hash: SHA-256 of the query's bytes.
+        survivors, missing: names of the sites that answered and that did not, in order.
+        total: sum of the survivors' answers, int64 (float64 with trust `unsafe`), shape (d,); None if abandoned.
+        seconds: how long the trip took.
+    """
+
+    index: int
+    function: str
+    round: int
+    query_hash: str
+    survivors: tuple[str, ...]
+    missing: tuple[str, ...]
+    total: npt.NDArray[Any] | None
+    seconds: float
+
+    def to_values(self) -> dict[str, Any]:
+        """Everything but the sum, for JSON."""
+        return {
+            "index": self.index, "function": self.function, "round": self.round, "query_hash": self.query_hash,
+            "survivors": list(self.survivors), "missing": list(self.missing), "abandoned": self.total is None,
+            "seconds": self.seconds,
+        }  # fmt: skip
+
+
+class Checkpoint:
+    """The directory of one run's sums.
+
+    Arguments:
+        directory: made if it is not there.
+        declaration: of the run; a directory of another run is refused.
+    """
+
+    def __init__(self, directory: Path, declaration: Declaration) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        identity = directory / _DECLARATION
+        if not identity.exists():
+            write_whole(identity, declaration.content)
+        elif identity.read_bytes() != declaration.content:
+            raise UserError(
+                f"{directory} holds another run", hint="resume with the same study, sites and seed, or start anew"
+            )
+
+    def kept(self) -> Iterator[KeptSum]:
+        """The sums of an earlier run, in order."""
+        for index in range(2**31):
+            path = self._path(index)
+            if not path.exists():
+                return
+            head, arrays = decode(path.read_bytes())
+            yield _kept_sum(index, head, arrays)
+
+    def keep(self, kept: KeptSum) -> None:
+        """Store one sum durably."""
+        total = {} if kept.total is None else {"total": kept.total}
+        write_whole(self._path(kept.index), encode(kept.to_values(), total))
+
+    def _path(self, index: int) -> Path:
+        return self._directory / f"{index:06d}.sum"
+
+
+def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KeptSum:
+    try:
+        kept = KeptSum(
+            index=head["index"], function=head["function"], round=head["round"], query_hash=head["query_hash"],
+            survivors=tuple(head["survivors"]), missing=tuple(head["missing"]), total=arrays.get("total"),
+            seconds=float(head["seconds"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"Expected sum {index} of this run, found something else") from error
+    if kept.index != index or (kept.total is None) != head["abandoned"] or np.ndim(kept.total) > 1:
+        raise ProtocolError(f"Expected sum {index} of this run, found another")
+    return kept
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash there is all of it or nothing."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,195 @@
+"""The release: what a finished study leaves behind, for people and for programs.
+
+| file | for |
+|---|---|
+| model.safetensors | whoever uses the model; what it learnt of scaling is inside |
+| study.toml, declaration.json | what was agreed; the second is canonical, and its SHA-256 is the study's identity |
+| summary.json | scripts |
+| privacy.json | auditors: the guarantee and every constant behind it |
+| history.jsonl | one line a query |
+| sums.safetensors | the noisy sums, from which the model can be replayed |
+| card.md, report.html, plots/ | people |
+| manifest.json | SHA-256 of every other file, and who took part in which query (unsigned so far) |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from gradients import Parameters
+from server.card import render_card
+from server.checkpoint import KeptSum
+from server.plots import draw_plots
+from server.report import render_report
+from server.rounds import Outcome
+from study.declaration import Declaration
+from study.freezing import to_toml
+from study.guarantee import Guarantee
+from study.models import feature_names
+
+__all__ = ["Release", "summary_of", "write_release"]
+
+_FEW_PARAMETERS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A finished run.
+
+    Attributes:
+        declaration: what was run.
+        outcome: what came of it.
+        seconds: how long it took.
+        simulation: what only a simulation knows: records, metrics, metrics_on, site_records; None for a real run.
+    """
+
+    declaration: Declaration
+    outcome: Outcome
+    seconds: float
+    simulation: Mapping[str, Any] | None = None
+
+
+def write_release(release: Release, directory: Path) -> dict[str, Any]:
+    """Write the release into a new directory; the content of its `summary.json`."""
+    directory.mkdir(parents=True)
+    guarantee, outcome = Guarantee(release.declaration), release.outcome
+    study, summary = guarantee.study, summary_of(release, guarantee)
+    privacy = guarantee.to_values() | _covered(guarantee)
+    history = _with_epsilon(outcome.history, guarantee)
+    scaling = _public_scaling(guarantee)
+    save_file(outcome.parameters | scaling, directory / "model.safetensors", metadata=_model_metadata(guarantee))
+    save_file(_sums(outcome.sums), directory / "sums.safetensors")
+    _write(directory / "study.toml", to_toml(study))
+    (directory / "declaration.json").write_bytes(release.declaration.content)
+    _write(directory / "summary.json", _json(summary))
+    _write(directory / "privacy.json", _json(privacy))
+    _write(directory / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+    _write(directory / "card.md", render_card(study=study, summary=summary, privacy=privacy))
+    plots = draw_plots(history, summary, directory / "plots")
+    report = render_report(study=study, summary=summary, privacy=privacy, history=history, plots=plots)
+    _write(directory / "report.html", report)
+    _write(directory / "manifest.json", _json(_manifest(release, directory)))
+    return summary
+
+
+def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
+    """The content of `summary.json`: figures that scripts rely on."""
+    study, outcome = guarantee.study, release.outcome
+    done = [kept for kept in outcome.sums if kept.total is not None and kept.round]
+    summary: dict[str, Any] = {
+        "study": study.name, "study_hash": release.declaration.hash, "purpose": study.purpose,
+        "trust": study.privacy.trust, "masked": False,
+        "epsilon": guarantee.epsilon, "epsilon_against_server": guarantee.epsilon_against_server,
+        "delta": None if study.privacy.trust == "unsafe" else study.privacy.delta,
+        "noise_multiplier": release.declaration.noise_multiplier,
+        "rounds": len(done), "rounds_declared": study.training.rounds,
+        "rounds_abandoned": sum(kept.total is None for kept in outcome.sums),
+        "sites": release.declaration.sites,
+        "refusals": {name: dict(counts) for name, counts in outcome.refusals.items()},
+        "seconds": round(release.seconds, 3), "model": study.model.kind,
+        "simulation": release.simulation is not None, **(release.simulation or {}),
+        "parameters": _few(outcome.parameters),
+    }  # fmt: skip
+    return summary
+
+
+def _few(parameters: Parameters) -> dict[str, Any] | None:
+    size = sum(np.size(value) for value in parameters.values())
+    return {name: value.tolist() for name, value in parameters.items()} if size <= _FEW_PARAMETERS else None
+
+
+def _public_scaling(guarantee: Guarantee) -> Parameters:
+    """Bounds as arrays, so that whoever loads the model has all that a prediction needs."""
+    data = guarantee.study.data
+    if data.scaled == "none":
+        return {}
+    bounds = [data.bounds_of(name) or (np.nan, np.nan) for name in feature_names(guarantee.study)]
+    low, high = np.array(bounds, dtype=np.float64).T
+    return {"scaling.low": low.copy(), "scaling.high": high.copy()}
+
+
+def _model_metadata(guarantee: Guarantee) -> dict[str, str]:
+    """One entry, so that equal models give equal files: safetensors writes several in no fixed order."""
+    study = guarantee.study
+    about = {
+        "study": study.name, "study_hash": guarantee.declaration.hash, "kind": study.model.kind,
+        "features": list(feature_names(study)), "label": study.data.label, "classes": list(study.data.classes),
+    }  # fmt: skip
+    return {"discreet": json.dumps(about, sort_keys=True)}
+
+
+def _sums(sums: list[KeptSum]) -> dict[str, np.ndarray[Any, Any]]:
+    return {f"{kept.index:06d}": kept.total for kept in sums if kept.total is not None}
+
+
+def _with_epsilon(history: list[dict[str, Any]], guarantee: Guarantee) -> list[dict[str, Any]]:
+    """Each line with what its number of queries would have cost, had so many been declared (at 50 of them exactly)."""
+    asked = [number for number, line in enumerate(history, start=1) if line["function"] != "moments"]
+    before = len(history) - len(asked)
+    exact = {round(each) for each in np.linspace(1, max(1, len(asked)), 50)}
+    costs = {count: guarantee.epsilon_after(count) for count in sorted(exact)}
+    lines = []
+    for number, line in enumerate(history, start=1):
+        lines.append(line | {"epsilon": costs.get(number - before) if line["function"] != "moments" else None})
+    return lines
+
+
+def _covered(guarantee: Guarantee) -> dict[str, list[str]]:
+    """What the guarantee speaks of and what it does not, in sentences for people."""
+    privacy = guarantee.study.privacy
+    if privacy.trust == "unsafe":
+        return {"covered": [], "not_covered": ["Nothing is protected: this run has no privacy."]}
+    covered = [
+        "Everything that left a site: every released sum is noisy, and the model is computed from those sums alone.",
+        f"The training loss shown during the run, for all {guarantee.study.training.rounds} declared rounds together, "
+        "also when fewer ran.",
+    ]
+    not_covered = [
+        "Which sites took part and when each answered.",
+        "A site that sends nonsense: it can spoil the model, not others' privacy.",
+    ]
+    if guarantee.study.data.scaled == "standard":
+        covered.append("The scaling of the features, which was learnt by a private sum of the same budget.")
+    if privacy.trust in ("aggregate", "server"):
+        not_covered.insert(
+            0, "What the server saw: sums are not masked in this version, so it received every site's own sum"
+            + (" with that site's share of the noise alone." if privacy.trust == "aggregate" else " without noise."),
+        )  # fmt: skip
+    return {"covered": covered, "not_covered": not_covered}
+
+
+def _manifest(release: Release, directory: Path) -> dict[str, Any]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        "format": 1,
+        "study_hash": release.declaration.hash,
+        "signed": False,
+        "versions": {
+            "discreet": version("discreet"), "flwr": version("flwr"), "numpy": version("numpy"),
+            "dp-accounting": version("dp-accounting"), "python": platform.python_version(),
+        },
+        "files": {str(path.relative_to(directory)): _digest(path) for path in files},
+        "queries": [kept.to_values() for kept in release.outcome.sums],
+    }  # fmt: skip
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,28 @@
+"""Faults that a simulation injects, reproducible from its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from flwr.app import Message
+
+from privacy.errors import UserError
+
+__all__ = ["random_drops"]
+
+
+def random_drops(rate: float, *, simulation_seed: int) -> Callable[[Message], bool]:
+    """Every site misses each query with probability `rate`, independently.
+
+    Whether a node misses a query follows from the seed, the node and the query's number alone, so a resumed run sees
+    the same faults.
+    """
+    if not 0 <= rate < 1:
+        raise UserError(f"--drop: expected a rate of at least 0 and below 1, found {rate:g}")
+
+    def drops(message: Message) -> bool:
+        place = [simulation_seed, message.metadata.dst_node_id, int(message.metadata.group_id)]
+        return bool(np.random.Generator(np.random.PCG64(place)).random() < rate)
+
+    return drops

@@ -1,0 +1,238 @@
+"""One simulated study, from its file to its release: the researcher's rehearsal of a federation.
+
+    table -> frozen study -> records -> sites -> declaration -> ServerApp over an in-process Grid -> release
+
+Test metrics are computed here, on the pooled test rows that no real party ever holds together; they are not private
+and are named so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Context, RecordDict
+
+from client.answers import Site, units_of
+from client.app import make_client_app
+from client.sources import load, published_bounds
+from client.tables import Records, check_pooled, records_of
+from gradients import Parameters, classification_metrics, mean_loss, regression_metrics
+from privacy.errors import DiscreetError, UserError
+from privacy.keystream import derive_key
+from server.app import make_server_app
+from server.release import Release, write_release
+from server.rounds import Job, Outcome
+from simulations.faults import random_drops
+from simulations.grid import InProcessGrid
+from simulations.partitions import parse_partition, split_units
+from study.contract import Study
+from study.contributions import SCALING_NAMES, Units
+from study.declaration import Declaration
+from study.freezing import freeze
+from study.guarantee import declare
+from study.models import model_of
+from study.scaling import standardise, unscale_labels
+
+__all__ = ["Options", "Trust", "simulate"]
+
+Trust = Literal["aggregate", "server", "local", "unsafe"]
+
+_EVALUATIONS = 50  # at most so many points of the metric's plot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to simulate a study.
+
+    Attributes:
+        out: the release directory; must not exist.
+        data: a file with the records; None for the study's built-in source.
+        sites: how many; None for the study's minimum, or what the partition gives.
+        partition: iid, dirichlet:ALPHA, quantity:ALPHA or column:NAME.
+        trust: another trust level than the study's.
+        drop: probability that a site misses a query.
+        seed: everything random follows from it; None: nothing is reproducible.
+        resume: go on from the checkpoint of an interrupted run with the same options and seed.
+        on_round: told of every query.
+        on_start: told of the declaration, once everything is checked.
+    """
+
+    out: Path
+    data: Path | None = None
+    sites: int | None = None
+    partition: str = "iid"
+    trust: Trust | None = None
+    drop: float = 0.0
+    seed: int = 1
+    resume: bool = False
+    on_round: Callable[[dict[str, Any]], None] = lambda _line: None
+    on_start: Callable[[Declaration], None] = lambda _declaration: None
+
+
+def simulate(study: Study, options: Options) -> dict[str, Any]:
+    """Run a study over simulated sites and write its release; the content of `summary.json`.
+
+    Work happens in `OUT.partial`, which becomes `OUT` at the end; after an interruption it holds the checkpoint.
+
+    Raises:
+        DiscreetError: a mistake in the study, the data or the options, found before anything is written; or a run
+            that could not be finished.
+    """
+    began = time.monotonic()
+    federation = _prepare(study, options)
+    options.on_start(federation.declaration)
+    partial = options.out.with_name(options.out.name + ".partial")
+    if not options.resume:
+        shutil.rmtree(partial, ignore_errors=True)
+    outcome = _run(federation, options, partial / "checkpoint")
+    release = Release(
+        declaration=federation.declaration, outcome=outcome, seconds=time.monotonic() - began,
+        simulation={
+            "records": federation.records.count, "metrics": federation.metrics(outcome.parameters),
+            "metrics_on": federation.metrics_on, "site_records": federation.site_records(),
+        },
+    )  # fmt: skip
+    summary = write_release(release, partial / "release")
+    _put(partial / "release", options.out)
+    shutil.rmtree(partial)
+    return summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Federation:
+    """Checked and ready to run."""
+
+    declaration: Declaration
+    records: Records
+    shares: list[npt.NDArray[np.int64]]
+    test: Units
+    root: bytes
+
+    @property
+    def study(self) -> Study:
+        return self.declaration.study
+
+    @property
+    def metrics_on(self) -> str:
+        part = "test" if self.study.data.test_fraction else "training"
+        return f"pooled {part} rows (simulation)"
+
+    def names(self) -> dict[int, str]:
+        """Site names by Flower node id; 1 is the server's."""
+        return {number + 1: f"site-{number}" for number in range(1, len(self.shares) + 1)}
+
+    def site_records(self) -> dict[str, int]:
+        sizes = (len(share) for share in self.shares)
+        return dict(zip(self.names().values(), sizes, strict=True))
+
+    def entropy(self, party: str) -> Callable[..., bytes]:
+        """Reproducible keys: what no real site ever uses."""
+        return lambda *labels: derive_key(self.root, party, *labels)
+
+    def metrics(self, parameters: Parameters) -> dict[str, float]:
+        """Metrics of a model on the pooled test rows (training rows, where none are kept for testing)."""
+        study, model, test = self.study, model_of(self.study), self.test
+        features = test.features
+        if SCALING_NAMES[0] in parameters:
+            features = standardise(features, *(np.asarray(parameters[name]) for name in SCALING_NAMES))
+        own = {name: parameters[name] for name in model.shapes}
+        loss = mean_loss(model, own, features, test.labels)
+        predicted = model.predict(own, features)
+        if study.data.task == "classification":
+            return classification_metrics(predicted, test.labels, study.outputs) | {"loss": loss}
+        data = study.data
+        actual, guessed = (
+            unscale_labels(np.asarray(each, dtype=np.float64), data.label_bounds, data.scaled)
+            for each in (test.labels, predicted)
+        )
+        return regression_metrics(guessed, actual)
+
+
+def _prepare(study: Study, options: Options) -> _Federation:
+    """Everything that can be wrong with the input is found here."""
+    if options.trust is not None:
+        study = _with_trust(study, options.trust)
+    table = load(study, options.data)
+    published = published_bounds(study.data.source) if options.data is None and study.data.source else {}
+    study = freeze(study, list(table.columns), published)
+    records = records_of(table, study)
+    partition = parse_partition(options.partition)
+    shares = split_units(
+        partition, records=records, table=table, sites=options.sites or _default_sites(study, options),
+        simulation_seed=options.seed,
+    )  # fmt: skip
+    check_pooled(records, study, sites=len(shares))
+    root = derive_key(b"discreet simulation", options.seed)
+    declaration = declare(study, sites=len(shares), nonce=derive_key(root, "nonce").hex()[:32])
+    for share in shares:
+        units_of(records.select(share), study)
+    test = records.test_part() if study.data.test_fraction else records.train_part()
+    return _Federation(
+        declaration=declaration, records=records, shares=shares, test=_units(test, study), root=root
+    )
+
+
+def _default_sites(study: Study, options: Options) -> int | None:
+    return None if options.partition.startswith("column:") else study.sites.minimum
+
+
+def _with_trust(study: Study, trust: Trust) -> Study:
+    """The same study at another level of trust; without privacy it has no budget."""
+    privacy = study.privacy
+    if trust == "unsafe":
+        return replace(study, privacy=replace(privacy, trust=trust, epsilon=None, noise_multiplier=None))
+    if privacy.trust == "unsafe":
+        raise UserError(
+            f"--trust {trust}: the study has no privacy budget", hint="give it privacy.epsilon, and privacy.trust"
+        )
+    return replace(study, privacy=replace(privacy, trust=trust))
+
+
+def _run(federation: _Federation, options: Options, checkpoint: Path) -> Outcome:
+    names, study = federation.names(), federation.study
+    apps = {
+        node: make_client_app(
+            Site(
+                name, records_for=lambda _study, share=share: federation.records.select(share),  # type: ignore[misc]
+                approves=lambda _guarantee: True, entropy=federation.entropy(name), allow_unsafe=True,
+            )
+        )
+        for (node, name), share in zip(names.items(), federation.shares, strict=True)
+    }  # fmt: skip
+    every = max(1, -(-study.training.rounds // _EVALUATIONS))
+
+    def evaluate(number: int, candidate: Parameters) -> dict[str, float] | None:
+        wanted = number % every == 0 or number in (1, study.training.rounds)
+        return federation.metrics(candidate) if wanted else None
+
+    job = Job(
+        declaration=federation.declaration, sites=names, directory=checkpoint, entropy=federation.entropy("coordinator"),
+        on_round=options.on_round, evaluate=evaluate,
+    )  # fmt: skip
+    grid = InProcessGrid(apps, drops=random_drops(options.drop, simulation_seed=options.seed))
+    outcomes: list[Outcome] = []
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    make_server_app(job, outcomes.append)(grid, context)
+    if not outcomes:
+        raise DiscreetError("The run ended without a result")
+    return outcomes[0]
+
+
+def _put(made: Path, out: Path) -> None:
+    """Move a finished release to its place; what `--force` replaces goes only now."""
+    if out.exists():
+        old = out.with_name(out.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+        made.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(out)

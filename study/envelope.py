@@ -1,0 +1,59 @@
+"""The one Flower message that crosses between a site and the coordinator: a record with one value, bytes.
+
+One ConfigRecord instead of arrays keeps a trip at three Flower objects, and leaves the meaning of every byte to
+`study/codec.py`, which reads hostile input.
+"""
+
+from __future__ import annotations
+
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+
+from privacy.errors import ProtocolError
+from study.queries import Refusal
+
+__all__ = ["ACTION", "answer_message", "content_of", "query_message", "refusal_message", "refusal_of"]
+
+ACTION = "sum"
+"""The action of Flower's `query` message that a site's ClientApp answers."""
+
+_RECORD, _FIELD = "discreet", "content"
+
+
+def query_message(content: bytes, *, index: int, node_id: int, seconds: float) -> Message:
+    """An instruction to one site: query number `index`; it lives as long as the trip it belongs to."""
+    record, kind = _record(content), f"query.{ACTION}"
+    return Message(record, dst_node_id=node_id, message_type=kind, ttl=seconds, group_id=str(index))
+
+
+def answer_message(content: bytes, *, to: Message) -> Message:
+    """A site's reply."""
+    return Message(_record(content), reply_to=to)
+
+
+def refusal_message(refusal: Refusal, *, to: Message) -> Message:
+    """A site's reply when it does not answer: a fixed code and nothing else."""
+    return Message(Error(code=int(refusal)), reply_to=to)
+
+
+def content_of(message: Message) -> bytes:
+    """The bytes of a message. Raises ProtocolError for one of another form."""
+    if not message.has_content():
+        raise ProtocolError("Expected a message with content")
+    records = message.content
+    if set(records) != {_RECORD} or not isinstance(record := records[_RECORD], ConfigRecord):
+        raise ProtocolError("Expected a message with one record")
+    if set(record) != {_FIELD} or not isinstance(content := record[_FIELD], bytes):
+        raise ProtocolError("Expected a record with one value, bytes")
+    return content
+
+
+def refusal_of(message: Message) -> str | None:
+    """Why the site did not answer, in words; None if it did."""
+    if not message.has_error():
+        return None
+    code = message.error.code
+    return Refusal(code).explanation if code in set(Refusal) else f"Flower's error {code}"
+
+
+def _record(content: bytes) -> RecordDict:
+    return RecordDict({_RECORD: ConfigRecord({_FIELD: content})})

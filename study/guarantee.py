@@ -1,0 +1,309 @@
+"""What a declaration guarantees, derived from it alone: constants, stages, mechanisms, epsilon.
+
+Every party computes this for itself from the same bytes; nothing in here is ever taken from a message.
+
+    n sites, c of them colluding, D missing:   m = n - D must answer,   k = m - c shares of noise are sure to be there.
+
+With trust `local` (each site adds all of the noise) and `server` (the coordinator adds it) a single share is enough:
+k = 1. Delta pays for three things: the accountant's (all but 1.1 %), rounding (1 %, beta for each sum and each site
+that a unit may be at), and draws that exceed a public capacity or differ from the exact discrete Gaussian (0.1 %).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gradients import summation_slack, tile_units
+from privacy.accounting import ACCOUNTANT, EXACT, QUICK, epsilon_of, mu_of
+from privacy.calibration import calibrate
+from privacy.errors import PrivacyError
+from privacy.events import SumEvent
+from privacy.private_sum import SumMechanism, design_sum
+from privacy.sampling import OVERFLOW, batch_capacity
+from study.contract import Study
+from study.declaration import Declaration
+from study.models import feature_names, model_of
+
+__all__ = ["Function", "Guarantee", "Stage", "Tolerance", "declare", "stages_of", "tolerance_of"]
+
+Function = Literal["moments", "gradient", "delta"]
+
+_FOR_ROUNDING = 0.01
+_FOR_OVERFLOW = 0.001
+_MOMENTS_SHARE = 0.1  # of mu^2: measured on tabular data, where it costs no accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """The constants of a roster: sites n, colluding c, missing D, survivors m, shares of noise k."""
+
+    sites: int
+    colluding: int
+    missing: int
+    survivors: int
+    shares: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One kind of private sum of a study.
+
+    Attributes:
+        function: what each unit contributes (`study/contributions.py`).
+        count: how many of these sums the study may ask, spares included.
+        sampling_rate: q of the Poisson sample.
+        noise_ratio: this stage's noise multiplier over the study's.
+        dimension: d.
+        clipping_norm: C, largest norm of one unit's vectors over all sites.
+        capacity: no site's sample has more units (except with the probability paid for in delta).
+        block_units: units in a block of fixed shape; 0 where the function has none.
+        slack: eta of the summation.
+    """
+
+    function: Function
+    count: int
+    sampling_rate: float
+    noise_ratio: float
+    dimension: int
+    clipping_norm: float
+    capacity: int
+    block_units: int
+    slack: float
+
+
+def tolerance_of(study: Study, sites: int) -> Tolerance:
+    """The constants for `sites` sites."""
+    privacy = study.privacy
+    survivors = sites - privacy.max_dropouts
+    shares = survivors - privacy.max_colluding if privacy.trust == "aggregate" else 1
+    return Tolerance(
+        sites=sites, colluding=privacy.max_colluding, missing=privacy.max_dropouts, survivors=survivors, shares=shares
+    )
+
+
+def stages_of(study: Study) -> tuple[Stage, ...]:
+    """Every kind of sum that a frozen study may ask, in the order in which its plan asks them."""
+    training = study.training
+    rounds = training.rounds + training.spare_rounds
+    if training.algorithm == "dp-fedavg":
+        return (*_moments(study, rounds), _delta_stage(study, rounds))
+    return (*_moments(study, rounds), _gradient_stage(study, rounds))
+
+
+def _gradient_stage(study: Study, rounds: int) -> Stage:
+    model, rate = model_of(study), study.training.sampling_rate
+    capacity = batch_capacity(study.maximum_records, rate)
+    block = tile_units(capacity, np.dtype(model.dtype))
+    return Stage(
+        function="gradient", count=rounds, sampling_rate=rate, noise_ratio=1.0,
+        dimension=model.size + study.training.signal, clipping_norm=study.privacy.clipping_norm, capacity=capacity,
+        block_units=block, slack=summation_slack(capacity, block, np.dtype(model.dtype)),
+    )  # fmt: skip
+
+
+def _delta_stage(study: Study, rounds: int) -> Stage:
+    return Stage(
+        function="delta", count=rounds, sampling_rate=1.0, noise_ratio=1.0,
+        dimension=model_of(study).size + study.training.signal, clipping_norm=study.privacy.clipping_norm, capacity=1,
+        block_units=tile_units(study.maximum_records, np.dtype(model_of(study).dtype)), slack=0.0,
+    )  # fmt: skip
+
+
+def _moments(study: Study, rounds: int) -> tuple[Stage, ...]:
+    """The sum behind standard scaling: 10 % of mu^2 when nothing is sampled, so z_0 = z sqrt(9 / rounds).
+
+    A unit's vector (1, x, x^2) of scaled features has norm at most sqrt(1 + 2 f): nothing is lost to clipping. Where
+    the unit is a site, its vector is the mean over its records.
+    """
+    if study.data.scaled != "standard":
+        return ()
+    features = len(feature_names(study))
+    capacity = 1 if study.training.algorithm == "dp-fedavg" else study.maximum_records
+    stage = Stage(
+        function="moments", count=1, sampling_rate=1.0,
+        noise_ratio=math.sqrt((1 / _MOMENTS_SHARE - 1) / rounds) / study.training.sampling_rate,
+        dimension=1 + 2 * features, clipping_norm=math.sqrt(1 + 2 * features), capacity=capacity, block_units=0,
+        slack=summation_slack(capacity, 256, np.dtype(np.float64)),
+    )  # fmt: skip
+    return (stage,)
+
+
+def declare(study: Study, *, sites: int, nonce: str) -> Declaration:
+    """The declaration of a frozen study for `sites` sites: its noise multiplier calibrated, if it gives epsilon."""
+    noise = study.privacy.noise_multiplier
+    if study.privacy.epsilon is not None:
+        noise = calibrate(
+            lambda z: _events(stages_of(study), z), study.privacy.epsilon, _accounted_delta(study)
+        )
+    return Declaration(study=study, sites=sites, noise_multiplier=noise, nonce=nonce)
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """The guarantee of one declaration.
+
+    Arguments:
+        declaration: taken as it is; `check` says whether its noise buys the epsilon that it promises.
+    """
+
+    declaration: Declaration
+
+    @property
+    def study(self) -> Study:
+        """The declared study."""
+        return self.declaration.study
+
+    @functools.cached_property
+    def tolerance(self) -> Tolerance:
+        """n, c, D, m, k."""
+        return tolerance_of(self.study, self.declaration.sites)
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every kind of sum that may be asked."""
+        return stages_of(self.study)
+
+    def stage(self, function: str) -> Stage:
+        """The stage of one function. Raises PrivacyError where the study has none."""
+        for stage in self.stages:
+            if stage.function == function:
+                return stage
+        raise PrivacyError(f"Expected a function that the study declares, found {function!r}")
+
+    def mechanism(self, function: str) -> SumMechanism | None:
+        """The private sum of one stage; None with trust `unsafe`."""
+        z = self.declaration.noise_multiplier
+        return None if z is None else _mechanism(self.study, self.tolerance, self.stage(function), z)
+
+    def events(self) -> list[SumEvent]:
+        """What the accountant is told of the whole study, spares included."""
+        z = self.declaration.noise_multiplier
+        return [] if z is None else _events(self.stages, z)
+
+    @functools.cached_property
+    def epsilon(self) -> float | None:
+        """Against everybody who sees what the trust level says is seen; None where there is no bound."""
+        return self._epsilon(self.events())
+
+    @functools.cached_property
+    def epsilon_against_server(self) -> float | None:
+        """What the server itself can learn of a unit while sums are not masked; None where there is no bound.
+
+        It then sees every site's own sum with that site's own share of noise, whoever else is honest.
+        """
+        if self.study.privacy.trust in ("unsafe", "server"):
+            return None
+        return self._epsilon(
+            [
+                SumEvent(
+                    noise_multiplier=self._required(stage.function).noise_multiplier_of(1),
+                    sampling_rate=stage.sampling_rate, count=stage.count,
+                )
+                for stage in self.stages
+            ]
+        )  # fmt: skip
+
+    def epsilon_after(self, rounds: int) -> float | None:
+        """What `rounds` rounds would cost *had so many been declared*; never a guarantee for a study that stops."""
+        z = self.declaration.noise_multiplier
+        if z is None:
+            return None
+        events = _events(self.stages[:-1], z)
+        last = self.stages[-1]
+        if rounds:
+            events.append(SumEvent(noise_multiplier=z, sampling_rate=last.sampling_rate, count=rounds))
+        return self._epsilon(events, QUICK)
+
+    @property
+    def mu(self) -> float | None:
+        """mu of Gaussian differential privacy, where it is exact."""
+        return None if self.declaration.noise_multiplier is None else mu_of(self.events())
+
+    def check(self) -> None:
+        """Raise PrivacyError unless the declared noise buys the epsilon that the study promises."""
+        promised, found = self.study.privacy.epsilon, self.epsilon
+        if promised is not None and (found is None or found > promised):
+            raise PrivacyError(f"Expected noise for epsilon={promised:g}, found noise for {found}")
+        for stage in self.stages:
+            self.mechanism(stage.function)  # raises where no noise can be sampled that is wide enough
+        draws = sum(stage.count for stage in self.stages)
+        unlikely = draws * OVERFLOW * (1 + math.exp(min(found or 0.0, 700.0)))
+        if found is not None and unlikely > _FOR_OVERFLOW * self.study.privacy.delta:
+            raise PrivacyError(f"Expected epsilon and delta in a range that can be proved, found {found:g}")
+
+    def to_values(self) -> dict[str, Any]:
+        """The guarantee as plain values, for `privacy.json`."""
+        privacy = self.study.privacy
+        return {
+            "unit": _unit_in_words(self.study),
+            "relation": "add or remove one unit at one site" if self.study.data.sites_per_unit == 1
+            else f"add or remove one unit at up to {self.study.data.sites_per_unit} sites",
+            "epsilon": self.epsilon, "delta": privacy.delta, "epsilon_against_server": self.epsilon_against_server,
+            "mu": self.mu, "mechanism": "dithered rounding and discrete Gaussian shares of noise on every private sum",
+            "accountant": ACCOUNTANT, "sampling_rate": self.study.training.sampling_rate,
+            "clipping": privacy.clipping, "clipping_norm": privacy.clipping_norm,
+            "colluding": self.tolerance.colluding, "dropouts": self.tolerance.missing, "shares": self.tolerance.shares,
+            "trust": privacy.trust, "masked": False,
+            "queries": [self._query_values(stage) for stage in self.stages],
+        }  # fmt: skip
+
+    def _query_values(self, stage: Stage) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "function": stage.function, "count": stage.count, "sampling_rate": stage.sampling_rate,
+            "dimension": stage.dimension, "clipping_norm": stage.clipping_norm,
+        }  # fmt: skip
+        mechanism = self.mechanism(stage.function)
+        if mechanism is not None:
+            values |= {
+                "noise_multiplier": mechanism.noise_multiplier, "scale": mechanism.scale,
+                "share_deviation": mechanism.deviation.sigma, "beta": mechanism.beta, "slack": mechanism.slack,
+                "bits": mechanism.bits,
+            }  # fmt: skip
+        return values
+
+    def _required(self, function: str) -> SumMechanism:
+        mechanism = self.mechanism(function)
+        if mechanism is None:
+            raise PrivacyError("Expected a study with privacy")
+        return mechanism
+
+    def _epsilon(self, events: Sequence[SumEvent], precision: float = EXACT) -> float | None:
+        if self.study.privacy.trust == "unsafe":
+            return None
+        epsilon = epsilon_of(events, _accounted_delta(self.study), precision=precision)
+        return epsilon if math.isfinite(epsilon) else None
+
+
+def _accounted_delta(study: Study) -> float:
+    return study.privacy.delta * (1 - _FOR_ROUNDING - _FOR_OVERFLOW)
+
+
+def _events(stages: Sequence[Stage], z: float) -> list[SumEvent]:
+    return [
+        SumEvent(noise_multiplier=z * each.noise_ratio, sampling_rate=each.sampling_rate, count=each.count)
+        for each in stages
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def _mechanism(study: Study, tolerance: Tolerance, stage: Stage, z: float) -> SumMechanism:
+    sums = sum(each.count for each in stages_of(study))
+    places = 1 if stage.function == "delta" else study.data.sites_per_unit
+    return design_sum(
+        dimension=stage.dimension, clipping_norm=stage.clipping_norm, sites_per_unit=places,
+        noise_multiplier=z * stage.noise_ratio, shares=tolerance.shares, sites=tolerance.sites,
+        beta=_FOR_ROUNDING * study.privacy.delta / (sums * places), slack=stage.slack,
+        largest_sum=stage.capacity * stage.clipping_norm / places,
+    )  # fmt: skip
+
+
+def _unit_in_words(study: Study) -> str:
+    if study.training.algorithm == "dp-fedavg":
+        return "site"
+    return f"a unit of column {study.data.unit}" if study.data.unit else "record"

@@ -1,0 +1,151 @@
+"""The two messages of the narrow waist: a sum query, and one site's answer to it. One codec each.
+
+A query carries the whole declaration, so that a site needs no memory to know what it is asked, and the values at
+which the sum is to be taken. An answer carries nothing but the rounded, noisy vector. Neither holds a count, a
+metric or a name.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.errors import ProtocolError
+from study.canonical import canonical_json
+from study.codec import Arrays, decode, encode
+from study.declaration import Declaration
+
+__all__ = ["NONCE_BYTES", "Refusal", "SumAnswer", "SumQuery", "query_hash"]
+
+NONCE_BYTES = 16
+"""Random bytes in every message, both ways: nobody can recognise a message by guessing its content."""
+
+
+class Refusal(enum.IntEnum):
+    """Why a site does not answer. Fixed codes that do not depend on its data; never an exception's text."""
+
+    MALFORMED = 1001
+    NOT_APPROVED = 1002
+    NOT_ENOUGH_NOISE = 1003
+    TOO_MANY_QUERIES = 1004
+    OTHER_QUERY_ANSWERED = 1005
+    UNAVAILABLE = 1006
+
+    @property
+    def explanation(self) -> str:
+        """What the coordinator reports of it."""
+        return {
+            Refusal.MALFORMED: "the query is not one that this protocol version knows",
+            Refusal.NOT_APPROVED: "the site has not approved this study",
+            Refusal.NOT_ENOUGH_NOISE: "the declared noise does not buy the promised epsilon",
+            Refusal.TOO_MANY_QUERIES: "the study has asked all the sums that it declared",
+            Refusal.OTHER_QUERY_ANSWERED: "another query with this number has been answered",
+            Refusal.UNAVAILABLE: "the site could not compute an answer",
+        }[self]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumQuery:
+    """A question: the private sum of one declared function, at the given parameters.
+
+    Attributes:
+        declaration: the study.
+        index: number of this query within the study, from 0; a site answers one query of each number.
+        function: a stage of the study.
+        parameters: arrays by name: the model, and what scaling it has learnt.
+        nonce: `NONCE_BYTES` random bytes.
+    """
+
+    declaration: Declaration
+    index: int
+    function: str
+    parameters: Arrays = field(default_factory=dict)
+    nonce: bytes
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        head = {
+            "kind": "sum-query", "declaration": self.declaration.to_values(), "index": self.index,
+            "function": self.function, "nonce": self.nonce.hex(),
+        }  # fmt: skip
+        return encode(head, self.parameters)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> SumQuery:
+        """The query of a message. Raises ProtocolError."""
+        head, arrays = decode(data)
+        _require_keys(head, "sum-query", {"declaration", "index", "function", "nonce"})
+        if type(head["index"]) is not int or not 0 <= head["index"] < 2**31 or not isinstance(head["function"], str):
+            raise ProtocolError("Expected a number and a function of the query")
+        return SumQuery(
+            declaration=Declaration.from_bytes(canonical_json(head["declaration"])), index=head["index"],
+            function=head["function"], parameters=arrays, nonce=_nonce(head),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumAnswer:
+    """One site's answer.
+
+    Attributes:
+        query_hash: SHA-256 of the query's bytes, hexadecimal.
+        vector: int32 or int64, shape (d,); float64 with trust `unsafe`.
+        nonce: `NONCE_BYTES` random bytes.
+    """
+
+    query_hash: str
+    vector: npt.NDArray[Any]
+    nonce: bytes
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        head = {"kind": "sum-answer", "query": self.query_hash, "nonce": self.nonce.hex()}
+        return encode(head, {"vector": self.vector})
+
+    @staticmethod
+    def from_bytes(data: bytes) -> SumAnswer:
+        """The answer of a message. Raises ProtocolError."""
+        head, arrays = decode(data)
+        _require_keys(head, "sum-answer", {"query", "nonce"})
+        if set(arrays) != {"vector"} or arrays["vector"].ndim != 1 or not isinstance(head["query"], str):
+            raise ProtocolError("Expected an answer with one vector")
+        return SumAnswer(query_hash=head["query"], vector=arrays["vector"], nonce=_nonce(head))
+
+    def checked(self, query_hash: str, dimension: int, dtype: npt.DTypeLike, largest: float) -> npt.NDArray[Any]:
+        """The vector, if this is an answer to that query and within what an honest site can send.
+
+        Raises:
+            ProtocolError: it answers something else, or its shape, type or range is wrong.
+        """
+        if self.query_hash != query_hash:
+            raise ProtocolError("Expected an answer to this query, found one to another")
+        if self.vector.shape != (dimension,) or self.vector.dtype != np.dtype(dtype):
+            raise ProtocolError(f"Expected {dimension} numbers of {np.dtype(dtype).name}")
+        if not np.isfinite(self.vector).all() or (np.abs(self.vector.astype(np.float64)) > largest).any():
+            raise ProtocolError("Expected numbers within the range of one site")
+        return self.vector
+
+
+def query_hash(data: bytes) -> str:
+    """How answers name the query whose bytes these are."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _require_keys(head: dict[str, Any], kind: str, keys: set[str]) -> None:
+    if head.get("kind") != kind or set(head) != keys | {"kind"}:
+        raise ProtocolError(f"Expected a {kind} with {', '.join(sorted(keys))}")
+
+
+def _nonce(head: dict[str, Any]) -> bytes:
+    try:
+        nonce = bytes.fromhex(head["nonce"])
+    except (TypeError, ValueError) as error:
+        raise ProtocolError("Expected a nonce in hexadecimal") from error
+    if len(nonce) != NONCE_BYTES or nonce.hex() != head["nonce"]:
+        raise ProtocolError(f"Expected a nonce of {NONCE_BYTES} bytes")
+    return nonce
