@@ -1,4 +1,4 @@
-"""Measure clip-and-sum of single gradients against Opacus and torch: `python benchmarks/gradients.py`.
+"""Measure clip-and-sum of single gradients against Opacus and torch.
 
 Every competitor is a process of its own, with one thread, on one core. All are asked in turn, several
 times over, so that the noise of a machine hits them alike; what is printed are medians of the CPU time
@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,7 +142,7 @@ def torch_problem(settings, batch):
     else:
         widths = [settings["inputs"], *settings.get("hidden", []), settings.get("classes", 1)]
         layers = []
-        for below, above in zip(widths, widths[1:], strict=False):
+        for below, above in pairwise(widths):
             layers += [nn.Linear(below, above), nn.ReLU()]
         module = nn.Sequential(*layers[:-1])
         inputs = torch.randn(batch, settings["inputs"])
@@ -208,7 +209,7 @@ STEPS = {
 
 
 def serve(competitor, settings, batch):
-    """Child: for every line that comes in, time as many steps as it says, and print what they took."""
+    """Child: for every line that comes in, time as many steps as it says."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     step = STEPS[competitor](settings, batch)
@@ -268,8 +269,10 @@ def measure(settings, batch, rounds, seconds):
 def table(rows):
     """The table in Markdown; ratios above one speak for `private`."""
     lines = [
-        "| model, batch | plain | private | hooks | ghost | torch | private / plain "
-        "| ghost / private | best Opacus / private | MB private | MB ghost |",
+        (
+            "| model, batch | plain | private | hooks | ghost | torch | private / plain "
+            "| ghost / private | best Opacus / private | MB private | MB ghost |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 

@@ -1,6 +1,6 @@
 """Array types of this package, and the two numbers that bound floating-point arithmetic."""
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ RealType: TypeAlias = type[np.float32] | type[np.float64]
 
 
 def real_type(dtype: npt.DTypeLike) -> RealType:
-    """`np.float32` or `np.float64`. Raises ValueError for any other dtype."""
+    """Return `np.float32` or `np.float64`. Raises ValueError for any other dtype."""
     found = np.dtype(dtype)
     if found == np.float32:
         return np.float32
@@ -23,14 +23,29 @@ def real_type(dtype: npt.DTypeLike) -> RealType:
 
 
 def unit_roundoff(dtype: npt.DTypeLike) -> float:
-    """The unit roundoff u: 2^-24 for float32, 2^-53 for float64."""
+    """Return the unit roundoff u: 2^-24 for float32, 2^-53 for float64."""
     return float(np.finfo(real_type(dtype)).eps) / 2
 
 
 def largest_square(dtype: npt.DTypeLike) -> float:
-    """What a squared norm may be at most: beyond it counts as an overflow.
+    """Return what a squared norm may be at most: beyond it counts as an overflow.
 
     The largest number of float32, about 2^128; 2^256 for float64. The roots are far enough below
     the range of the dtype that nothing which matters is lost to underflow beside them.
     """
-    return float(np.finfo(np.float32).max) if real_type(dtype) is np.float32 else 2.0**256
+    return LARGEST_SQUARES[np.dtype(dtype).char]
+
+
+LARGEST_SQUARES: Final = {"f": float(np.finfo(np.float32).max), "d": 2.0**256}
+
+
+def as_reals(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
+    """Return the values in a dtype, silently: as they are if they have it, else converted."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return cast("Reals", np.asarray(values).astype(real_type(dtype), copy=False))
+
+
+def every(flags: Flags, axis: int) -> Flags:
+    """Return whether all flags along an axis are set."""
+    result: Flags = np.logical_and.reduce(flags, axis=axis)
+    return result

@@ -1,12 +1,13 @@
 """Matrix products whose columns do not know where they stand.
 
-**Guarantees.** Column j of `column_product(weight, columns)` has the same bits wherever it stands and
-whatever the other columns hold.
+**Guarantees.** Column j of `column_product(weight, columns)` has the same bits wherever it stands
+and whatever the other columns hold.
 
 Discussion. A zero-padded batch of a fixed shape is *not* enough for that. BLAS picks another
-micro-kernel for the edges of a matrix, and even for its interior: OpenBLAS 0.3.31 gives one row of a
-float32 product different bits in different places on every machine with AVX2 and without AVX-512
-(kernels "Haswell" and "Zen"), at every batch size that was tried, 16 to 512. What was found to hold:
+micro-kernel for the edges of a matrix, and even for its interior: OpenBLAS 0.3.31 gives one row of
+a float32 product different bits in different places on every machine with AVX2 and without AVX-512
+(kernels "Haswell" and "Zen"), at every batch size that was tried, 16 to 512. What was found to
+hold:
 
 * Units along the *last* axis of the result, in a multiple of 16, are safe with the kernels for
   AVX-512, SSE2, SSE3 and with every float64 kernel, with one thread, two and three. Units along the
@@ -22,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gradients._arrays import RealType, Reals, real_type
+from gradients._arrays import Reals
 
 LANE = 16  # columns are padded to a multiple of this: the widest vector holds 16 numbers of float32
 QUICK_PRODUCTS = 10**6
@@ -30,7 +31,7 @@ QUICK_UNITS = 32
 
 
 def padded_units(units: int) -> int:
-    """The least multiple of 16 that is at least `units`, and at least 16."""
+    """Return the least multiple of 16 that is at least `units`, and at least 16."""
     return max(1, -(-units // LANE)) * LANE
 
 
@@ -42,7 +43,7 @@ def column_product(weight: Reals, columns: Reals) -> Reals:
     """
     outputs, inputs = weight.shape
     count = columns.shape[1]
-    width = safe_width(inputs, outputs, count, real_type(weight.dtype))
+    width = safe_width(inputs, outputs, count, weight.dtype.char)
     result = np.empty((outputs, count), weight.dtype)
     if width == count:
         return np.matmul(weight, columns, out=result)
@@ -56,10 +57,11 @@ def column_product(weight: Reals, columns: Reals) -> Reals:
 
 
 @lru_cache(maxsize=4096)
-def safe_width(inputs: int, outputs: int, count: int, dtype: RealType) -> int:
-    """The widest tile that divides `count` and treats its columns alike; 0 if there is none.
+def safe_width(inputs: int, outputs: int, count: int, dtype: str) -> int:
+    """Return the widest tile that divides `count` and treats its columns alike; 0 if there is none.
 
-    A fact of the machine (processor, BLAS, number of its threads), not of the data: hence the cache.
+    A fact of the machine (processor, BLAS, number of its threads), not of the data: hence the
+    cache.
     """
     width = quick_width(inputs * outputs, count)
     while width >= LANE and width % LANE == 0:
@@ -70,7 +72,7 @@ def safe_width(inputs: int, outputs: int, count: int, dtype: RealType) -> int:
 
 
 def quick_width(area: int, count: int) -> int:
-    """How many of `count` units to multiply at a time with a matrix of `area` numbers.
+    """Return how many of `count` units to multiply at a time with a matrix of `area` numbers.
 
     OpenBLAS multiplies small matrices (up to 10^6 products) without copying them first, on AVX-512:
     784 x 10 runs twice as fast in portions of 64 units as with 256 at once.
@@ -95,7 +97,7 @@ def sum_of_outer_products(left: Reals, right: Reals) -> Reals:
     return total
 
 
-def _columns_alike(inputs: int, outputs: int, width: int, dtype: RealType) -> bool:
+def _columns_alike(inputs: int, outputs: int, width: int, dtype: str) -> bool:
     """Whether equal columns give equal columns, for both layouts of the operand.
 
     Numbers without a pattern make two orders of summation differ in nearly every entry, so that a

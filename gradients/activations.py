@@ -1,6 +1,7 @@
 """Activation functions, and their derivatives in terms of their own output.
 
-A derivative that needs the output only lets a layer overwrite its sums, so that nothing else is kept.
+A derivative that needs the output only lets a layer overwrite its sums, so that nothing else is
+kept.
 """
 
 from collections.abc import Callable
@@ -25,18 +26,18 @@ def _hyperbolic(sums: Reals) -> None:
     np.tanh(sums, out=sums)
 
 
-def _through_identity(deltas: Reals, output: Reals) -> Reals:
-    """The derivative is 1."""
+def _through_identity(deltas: Reals, _: Reals) -> Reals:
+    """Pass on: the derivative is 1."""
     return deltas
 
 
 def _through_rectify(deltas: Reals, output: Reals) -> Reals:
-    """The derivative is 1 where the output is positive, else 0 (also at 0, as in torch)."""
+    """Pass on where the output is positive; the derivative at 0 is 0, as in torch."""
     return np.multiply(deltas, output > 0, out=deltas)
 
 
 def _through_hyperbolic(deltas: Reals, output: Reals) -> Reals:
-    """The derivative of tanh is 1 - tanh^2."""
+    """Multiply by the derivative of tanh, 1 - tanh^2."""
     slope = output * output
     np.subtract(1, slope, out=slope)
     return np.multiply(deltas, slope, out=deltas)
@@ -64,5 +65,5 @@ def apply_activation(name: str, sums: Reals) -> None:
 
 
 def through_activation(name: str, deltas: Reals, output: Reals) -> Reals:
-    """Deltas with respect to the sums, from those with respect to the output. Overwrites `deltas`."""
+    """Deltas of the sums from those of the output. Overwrites `deltas`."""
     return ACTIVATIONS[name][1](deltas, output)

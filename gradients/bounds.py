@@ -58,7 +58,7 @@ LARGEST_WORK: Final = 2**40  # units times blocks: item 3 of the derivation
 
 
 def summation_slack(max_units: int, block_units: int, dtype: npt.DTypeLike) -> float:
-    """eta = 2 max_units block_units u: sums of neighbouring data sets differ by C (1 + eta) at most.
+    """Return eta = 2 max_units block_units u: sums of neighbouring data sets differ by C (1 + eta) at most.
 
     The derivation is that of the module. u is 2^-24 for float32 and 2^-53 for float64.
 
@@ -75,7 +75,7 @@ def summation_slack(max_units: int, block_units: int, dtype: npt.DTypeLike) -> f
 
 
 def tile_units(max_units: int, dtype: npt.DTypeLike, positions: int = 1) -> int:
-    """The public block size: the largest power of two in 16..256 with eta <= 1/32, else 16.
+    """Return the public block size: the largest power of two in 16..256 with eta <= 1/32, else 16.
 
     Arguments: max_units, B_max, at most 2^22; dtype of the model; positions per unit, which do not enter
     (see the module).

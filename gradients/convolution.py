@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradients._arrays import Doubles, Flags, Reals
+from gradients._arrays import Doubles, Flags, Reals, every
 from gradients._stages import Batch, StageGradient, Trace
 from gradients.activations import apply_activation, require_activation, through_activation
 
@@ -43,16 +43,19 @@ class Convolution:
             raise ValueError(f"Expected positive sizes, not {sizes} with padding {self.padding}")
         if min(self.summed) < 2:
             raise ValueError(
-                f"Expected an image of at least {self.kernel + 1 - 2 * self.padding} pixels a side, "
-                f"not {self.height} x {self.width}: kernel {self.kernel}, padding {self.padding}, pooling"
+                f"Expected an image of at least {self.kernel + 1 - 2 * self.padding} pixels a side "
+                f"for kernel {self.kernel}, padding {self.padding} and pooling, "
+                f"not {self.height} x {self.width}"
             )
 
     @property
     def inputs(self) -> int:
+        """Features of a column that comes in."""
         return self.height * self.width * self.channels
 
     @property
     def outputs(self) -> int:
+        """Features of a column that goes out."""
         return self.filters * self.pooled[0] * self.pooled[1]
 
     @property
@@ -73,10 +76,12 @@ class Convolution:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
         return (self.filters, self.channels, self.kernel, self.kernel)
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
+        """Shape of the bias."""
         return (self.filters,)
 
     @property
@@ -87,11 +92,12 @@ class Convolution:
         return float(np.sqrt(2 / (self.fan_in + self.filters * self.kernel**2)))
 
     def forward(self, weight: Reals, bias: Reals, columns: Reals) -> Trace:
+        """Output for columns (inputs, n)."""
         count = columns.shape[1]
         patches = self._patches(self._images(columns))
         sums = weight.reshape(self.filters, self.fan_in) @ patches
         sums += bias[:, None]
-        finite = np.isfinite(sums).reshape(count, -1).all(axis=1)
+        finite = every(np.isfinite(sums).reshape(count, -1), 1)
         output, winners = _pool(sums.reshape(count, self.filters, *self.summed))
         apply_activation(self.activation, output)
         return ConvolutionTrace(
@@ -105,10 +111,11 @@ class Convolution:
         deltas: Reals,
         batch: Batch,
         *,
-        squared_inputs: Doubles | None,
+        squared_inputs: Doubles | None,  # noqa: ARG002 (of use to dense layers only)
         with_inputs: bool,
     ) -> tuple[StageGradient, Reals | None]:
-        assert isinstance(trace, ConvolutionTrace)
+        """Gradients of all units, and the deltas of the inputs if asked for."""
+        assert isinstance(trace, ConvolutionTrace)  # noqa: S101 (cannot happen: own trace)
         count = deltas.shape[1]
         output = np.ascontiguousarray(trace.output.T)
         pooled = through_activation(self.activation, np.ascontiguousarray(deltas.T), output)
@@ -186,7 +193,7 @@ def _pool(sums: Reals) -> tuple[Reals, tuple[Flags, Flags]]:
 
 
 def _unpool(deltas: Reals, winners: tuple[Flags, Flags], shape: tuple[int, int]) -> Reals:
-    """The transpose of `_pool`: every delta goes to the pixel that won."""
+    """Apply the transpose of `_pool`: every delta goes to the pixel that won."""
     rows, columns = winners
     wide = np.empty(rows.shape, deltas.dtype)
     wide[..., 0::2] = deltas * columns
@@ -211,13 +218,16 @@ class ConvolutionGradient:
         self._filters = filters
 
     def squared_norms(self) -> Doubles:
+        """Squared norms (units,) in float64, over weight and bias."""
         wide = self._formed.astype(np.float64)
         squares: Doubles = np.einsum("up,up->u", wide, wide)
         return squares
 
     def drop(self, usable: Flags) -> None:
+        """Zero everything that belongs to units which are not usable (units,)."""
         self._formed[~usable] = 0
 
     def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
+        """Sum over units of weights[unit] * gradient: (weight, bias)."""
         total = (weights @ self._formed).reshape(-1, self._filters)
         return total[:-1].T, total[-1]

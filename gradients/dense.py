@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradients._arrays import Doubles, Flags, Reals, largest_square
+from gradients._arrays import Doubles, Flags, Reals, every, largest_square
 from gradients._products import column_product, sum_of_outer_products
 from gradients._stages import Batch, StageGradient, Trace
 from gradients.activations import apply_activation, require_activation, through_activation
@@ -45,10 +45,12 @@ class Dense:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
         return (self.inputs,) if self.scalar else (self.outputs, self.inputs)
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
+        """Shape of the bias."""
         return () if self.scalar else (self.outputs,)
 
     @property
@@ -59,9 +61,10 @@ class Dense:
         return float(np.sqrt(2 / (self.inputs + self.outputs)))
 
     def forward(self, weight: Reals, bias: Reals, columns: Reals) -> Trace:
+        """Output for columns (inputs, n)."""
         sums = column_product(weight.reshape(self.outputs, self.inputs), columns)
         sums += bias.reshape(self.outputs, 1)
-        finite = np.isfinite(sums).all(axis=0)
+        finite = every(np.isfinite(sums), 0)
         apply_activation(self.activation, sums)
         return DenseTrace(output=sums, finite=finite, columns=columns)
 
@@ -75,7 +78,8 @@ class Dense:
         squared_inputs: Doubles | None,
         with_inputs: bool,
     ) -> tuple[StageGradient, Reals | None]:
-        assert isinstance(trace, DenseTrace)
+        """Gradients of all units, and the deltas of the inputs if asked for."""
+        assert isinstance(trace, DenseTrace)  # noqa: S101 (cannot happen: own trace)
         deltas = through_activation(self.activation, deltas, trace.output)
         below = None
         if with_inputs:
@@ -106,7 +110,7 @@ def _square_columns(array: Reals) -> Doubles:
 
 
 def _zeroed(array: Reals, dropped: Flags) -> Reals:
-    """A copy with columns of zeros, in the *same layout*.
+    """Return a copy with columns of zeros, in the *same layout*.
 
     Another layout would take another path through BLAS, and one unit's being dropped would show in
     the last bits of all others.
@@ -131,10 +135,12 @@ class OuterGradient:
         return (inputs + 1) * _square_columns(self._deltas)
 
     def drop(self, usable: Flags) -> None:
+        """Zero everything that belongs to units which are not usable (units,)."""
         self._columns = _zeroed(self._columns, ~usable)
         self._deltas = _zeroed(self._deltas, ~usable)
 
     def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
+        """Sum over units of weights[unit] * gradient: (weight, bias)."""
         scaled = self._deltas * weights
         return sum_of_outer_products(scaled, self._columns), scaled.sum(axis=1)
 
@@ -148,6 +154,7 @@ class FormedGradient:
         self._batch = batch
 
     def squared_norms(self) -> Doubles:
+        """Squared norms (units,) in float64, over weight and bias."""
         squares = np.empty(self._batch.units)
         for part, weights, biases in self._gradients():
             wide = weights.reshape(len(weights), -1).astype(np.float64)
@@ -157,11 +164,13 @@ class FormedGradient:
         return squares
 
     def drop(self, usable: Flags) -> None:
+        """Zero everything that belongs to units which are not usable (units,)."""
         dropped = np.repeat(~usable, self._batch.rows)
         self._columns = _zeroed(self._columns, dropped)
         self._deltas = _zeroed(self._deltas, dropped)
 
     def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
+        """Sum over units of weights[unit] * gradient: (weight, bias)."""
         # Parts are added in float64: a sum over the block never has more float32 additions than
         # the block has units.
         weight = np.zeros(len(self._deltas) * len(self._columns))

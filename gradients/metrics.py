@@ -85,7 +85,7 @@ def mean_loss(
 
 
 def _ratio(part: Doubles, whole: Integers) -> Doubles:
-    """part / whole, 0 where whole is 0."""
+    """Divide part by whole, 0 where whole is 0."""
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gradients._arrays import Doubles, Integers, RealType, Reals, real_type
+from gradients._arrays import Doubles, Integers, RealType, Reals, as_reals, real_type
 from gradients._products import LANE
 from gradients._stages import Stage
 from gradients.activations import require_activation
@@ -75,7 +75,7 @@ class Model:
         return sum(prod(shape) for shape in self.shapes.values())
 
     def initial(self, seed: bytes) -> Parameters:
-        """The first parameters: zeros for a single layer; else scaled weights and zero biases.
+        """Make the first parameters: zeros for a single layer; else scaled weights and zero biases.
 
         Weights are sums of twelve uniform 16-bit integers of SHAKE-256(seed, name), scaled to the
         deviation of He or Glorot. Every step is exact or correctly rounded, so that all platforms and
@@ -105,8 +105,7 @@ class Model:
 
     def unflatten(self, vector: npt.ArrayLike) -> Parameters:
         """Parameters from a vector (size,), copied. Raises ValueError for another shape."""
-        with np.errstate(over="ignore"):
-            flat = np.array(vector, dtype=self.dtype)
+        flat = as_reals(np.array(vector), self.dtype)
         if flat.shape != (self.size,):
             raise ValueError(f"Expected vector.shape={flat.shape} == {(self.size,)}")
         parameters, start = {}, 0
@@ -117,13 +116,13 @@ class Model:
         return parameters
 
     def checked(self, parameters: Parameters) -> list[Reals]:
-        """The parameters in order and in the dtype of the model. Raises ValueError if they do not fit."""
+        """Return the parameters in order and in the dtype of the model. Raises ValueError if they do not fit."""
         shapes = self.shapes
         if parameters.keys() != shapes.keys():
             raise ValueError(f"Expected parameters={sorted(parameters)} == {sorted(shapes)}")
         arrays = []
         for name, shape in shapes.items():
-            array = np.asarray(parameters[name], dtype=self.dtype)
+            array = as_reals(parameters[name], self.dtype)
             if array.shape != shape:
                 raise ValueError(f"Expected parameters[{name!r}].shape={array.shape} == {shape}")
             arrays.append(array)
@@ -137,7 +136,7 @@ class Model:
         """
         arrays = self.checked(parameters)
         with np.errstate(all="ignore"):
-            rows = np.asarray(inputs).astype(self.dtype, copy=False)
+            rows = as_reals(inputs, self.dtype)
             if rows.ndim != 2 or rows.shape[1] != self.inputs:
                 raise ValueError(f"Expected inputs.shape={rows.shape} == (rows, {self.inputs})")
             result = np.empty((len(rows), self.outputs), self.dtype)
@@ -157,10 +156,12 @@ class Model:
         """Classes (rows,) in int64, the first of equals; for a regression numbers (rows,)."""
         scores = self.scores(parameters, inputs)
         if self.loss == SQUARED_ERROR:
-            return scores[:, 0]
+            predicted: Reals = scores[:, 0]
+            return predicted
         if self.outputs == 1:
             return (scores[:, 0] > 0).astype(np.int64)
-        return scores.argmax(axis=1).astype(np.int64)
+        classes: Integers = scores.argmax(axis=1).astype(np.int64)
+        return classes
 
     def probabilities(self, parameters: Parameters, inputs: npt.ArrayLike) -> Reals:
         """Probabilities of the classes (rows, classes). Raises ValueError for a regression."""
@@ -171,15 +172,17 @@ class Model:
             if self.outputs == 1:
                 return np.concatenate([sigmoid(-scores), sigmoid(scores)], axis=1)
             powers: Reals = np.exp(scores - scores.max(axis=1, keepdims=True))
-            return powers / powers.sum(axis=1, keepdims=True)
+            powers /= powers.sum(axis=1, keepdims=True)
+        return powers
 
 
 def _normals(seed: bytes, name: str, count: int) -> Doubles:
-    """`count` numbers of mean 0 and variance 1, near to normal (Irwin-Hall), from the seed alone."""
+    """Derive `count` numbers, near to normal (Irwin-Hall), mean 0, variance 1."""
     label = b"discreet/initial/v1/" + name.encode()
     stream = hashlib.shake_256(seed + label).digest(24 * count)
     integers = np.frombuffer(stream, dtype="<u2").reshape(count, 12).sum(axis=1, dtype=np.int64)
-    return (integers - 6 * 65535) / np.sqrt(65536.0**2 - 1)
+    normals: Doubles = (integers - 6 * 65535) / np.sqrt(65536.0**2 - 1)
+    return normals
 
 
 def make_model(
@@ -194,7 +197,7 @@ def make_model(
     kernel: int | None = None,
     filters: Sequence[int] = (8, 16),
 ) -> Model:
-    """A model of one of five kinds.
+    """Make a model of one of five kinds.
 
     Arguments:
         kind: "linear" (regression), "logistic" (two classes, one output), "softmax", "mlp"
@@ -270,7 +273,7 @@ def _cnn(
 def _image_shape(inputs: int, image: tuple[int, int, int] | None) -> tuple[int, int, int]:
     shape = image or (isqrt(inputs), isqrt(inputs), 1)
     if len(shape) != 3 or prod(shape) != inputs:
-        raise ValueError(f"Expected image={shape} (height, width, channels) of inputs={inputs} pixels")
+        raise ValueError(f"Expected image={shape} (height, width, channels) to have {inputs} pixels")
     return shape
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradients._arrays import Doubles, Flags, Integers, Reals, largest_square
+from gradients._arrays import Doubles, Flags, Integers, Reals, as_reals, every, largest_square
 from gradients._memory import keep_freed_memory
 from gradients._products import LANE
 from gradients._stages import Batch, StageGradient
@@ -120,8 +120,7 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
 
 
 def _narrowed(inputs: Reals, model: Model) -> Reals:
-    with np.errstate(over="ignore"):
-        return inputs.astype(model.dtype)
+    return as_reals(inputs, model.dtype)
 
 
 def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags]:
@@ -130,7 +129,7 @@ def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags]:
         if block.largest_class < model.classes:
             return block.flat_targets, block.flat_finite
         return valid_classes(block.flat_targets, model.classes)
-    narrow = block.flat_targets.astype(model.dtype)
+    narrow = as_reals(block.flat_targets, model.dtype)
     return narrow, np.isfinite(narrow)
 
 
@@ -172,7 +171,7 @@ def _run(
     squares = np.zeros(count)
     below: Reals | None = deltas
     for index in reversed(range(len(traces))):
-        assert below is not None
+        assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
         known = block.squared_norms[rows] if index == 0 else None
         gradient, below = model.stages[index].backward(
             arrays[2 * index], traces[index], below, batch,
@@ -180,7 +179,7 @@ def _run(
         )  # fmt: skip
         squares += gradient.squared_norms()
         gradients.insert(0, gradient)
-    usable = finite.reshape(batch.units, batch.rows).all(axis=1) & np.isfinite(unit_losses)
+    usable = every(finite.reshape(batch.units, batch.rows), 1) & np.isfinite(unit_losses)
     usable &= squares <= largest_square(model.dtype)
     usable &= block.flat_usable[first : first + count]
     if not usable.all():

@@ -1,8 +1,8 @@
 """The words of a release: what is promised, what the server saw, what ε means; and `card.md`.
 
 The sentences are the release's promise, so they stand here once: `server/report.py` shows the same
-ones. They are plain text; whoever shows them escapes them. The card follows Mitchell et al.,
-"Model Cards for Model Reporting" (FAT* 2019): intended use, data, training, privacy, metrics, limits.
+ones. They are plain text; whoever shows them escapes them. The card follows Mitchell et al., "Model
+Cards for Model Reporting" (FAT* 2019): intended use, data, training, privacy, metrics, limits.
 """
 
 from __future__ import annotations
@@ -96,14 +96,19 @@ def privacy_statement(summary: Values, privacy: Values) -> str:
         if epsilon is not None
         else f"no finite ε at δ = {quantity(summary.get('delta'))}"
     )
+    mechanism, accountant = plain(privacy.get("mechanism")), plain(privacy.get("accountant"))
+    sums = sum(int(query.get("count") or 0) for query in privacy.get("queries") or [])
     return " ".join(
         [
-            f"The model is differentially private with {bound}; the privacy unit is "
-            f"{unit_in_words(privacy)}, and neighbouring data differ as follows: {relation}.",
-            f"The mechanism is {plain(privacy.get('mechanism'))}; a unit's part in a sum is "
-            f"bounded in L2 norm ({_clipping(privacy)}), and ε was computed with "
-            f"{plain(privacy.get('accountant'))} over all {quantity(_declared_sums(privacy))} "
-            "declared sums.",
+            (
+                f"The model is differentially private with {bound}; the privacy unit is "
+                f"{unit_in_words(privacy)}, and neighbouring data differ as follows: {relation}."
+            ),
+            (
+                f"The mechanism is {mechanism}; a unit's part in a sum is bounded in L2 norm "
+                f"({_clipping(privacy)}), and ε was computed with {accountant} over all "
+                f"{quantity(sums)} declared sums."
+            ),
             rounds_statement(summary),
             server_statement(summary, privacy),
             metrics_statement(summary),
@@ -206,14 +211,15 @@ def meaning_of_epsilon(summary: Values, privacy: Values) -> list[str]:
             "There is no ε: nothing bounds what the model reveals about those it was trained on."
         ]
     unit = unit_in_words(privacy)
-    return [
-        f"Whether {unit} was used or not changes the probability of anything that can be "
-        f"concluded from the model at most by the factor {_factor(epsilon)}, plus δ = "
-        f"{quantity(delta)}.",
-        _guessing(epsilon, delta, privacy.get("mu"), unit),
+    changes = (
+        f"Whether {unit} was used or not changes the probability of anything that can be concluded "
+        f"from the model at most by the factor {_factor(epsilon)}, plus δ = {quantity(delta)}."
+    )
+    scale = (
         "Smaller is stronger. As a convention of the field, ε up to 1 is called strong, up to 10 "
-        "reasonable, and beyond that weak (Ponomareva et al., 2023).",
-    ]
+        "reasonable, and beyond that weak (Ponomareva et al., 2023)."
+    )
+    return [changes, _guessing(epsilon, delta, privacy.get("mu"), unit), scale]
 
 
 def _factor(epsilon: float) -> str:
@@ -224,9 +230,9 @@ def _guessing(epsilon: float, delta: float, mu: float | None, unit: str) -> str:
     """Bound how often the best guess between two equally likely cases is right: (1 + TV) / 2.
 
     The total variation TV is at most (e^ε - 1 + 2 δ) / (e^ε + 1) (Kairouz, Oh, Viswanath, "The
-    Composition Theorem for Differential Privacy", 2015). Under mu-GDP it is 2 Φ(mu / 2) - 1, that of
-    N(0, 1) and N(mu, 1) (Dong, Roth, Su, "Gaussian Differential Privacy", 2022); here up to δ, part
-    of which pays for rounding.
+    Composition Theorem for Differential Privacy", 2015). Under mu-GDP it is 2 Φ(mu / 2) - 1, that
+    of N(0, 1) and N(mu, 1) (Dong, Roth, Su, "Gaussian Differential Privacy", 2022); here up to δ,
+    part of which pays for rounding.
     """
     odds = math.exp(-epsilon)
     right = (1 + delta * odds) / (1 + odds)
@@ -258,10 +264,6 @@ def _clipping(privacy: Values) -> str:
     return f"{kind} clipping, C = {norm}"
 
 
-def _declared_sums(privacy: Values) -> int:
-    return sum(int(query.get("count") or 0) for query in privacy.get("queries") or [])
-
-
 def data_in_words(study: Study) -> list[str]:
     """Say what the records are, as the contract does; never data."""
     data = study.data
@@ -275,15 +277,15 @@ def data_in_words(study: Study) -> list[str]:
         lines.append(f"Public bounds of the label: {quantity(low)} to {quantity(high)}.")
     scaling = {
         "bounds": "to [0, 1] by public bounds",
-        "standard": "to mean 0 and deviation 1, learnt by one sum over all sites, part of the same guarantee",
+        "standard": "to mean 0 and deviation 1, learnt by one sum under the same guarantee",
         "none": "none",
     }
+    tested = quantity(100 * data.test_fraction)
     lines += [
-        f"Records for training, a public number: {quantity(data.expected_records)} over all sites.",
-        f"Kept for testing: {quantity(100 * data.test_fraction)} % of the units, chosen by a "
-        "keyed hash.",
+        f"Training records: {quantity(data.expected_records)} over all sites, a public number.",
+        f"Kept for testing: {tested} % of the units, chosen by a keyed hash.",
         f"Scaling of the columns: {scaling[data.scaled]}.",
-        "The release holds no record.",
+        "This card shows no data.",
     ]
     return lines
 
@@ -291,17 +293,16 @@ def data_in_words(study: Study) -> list[str]:
 def training_in_words(study: Study, summary: Values) -> list[str]:
     """Say how the model was trained, and by how many."""
     training = study.training
-    rounds = f"Rounds: {quantity(summary.get('rounds'))} of {quantity(summary.get('rounds_declared'))} declared"
-    abandoned = summary.get("rounds_abandoned") or 0
-    rate = training.learning_rate
+    done, declared = quantity(summary.get("rounds")), quantity(summary.get("rounds_declared"))
+    rate = "auto" if training.learning_rate == "auto" else quantity(training.learning_rate)
+    where = "simulated on one machine" if summary.get("simulation") else "real"
     return [
         f"Model: {plain(summary.get('model'))}; algorithm: {training.algorithm}.",
-        f"Sites: {quantity(summary.get('sites'))}, "
-        f"{'simulated on one machine' if summary.get('simulation') else 'real'}.",
-        f"{rounds}; abandoned: {quantity(abandoned)}.",
-        f"Optimizer: {training.optimizer}, learning rate "
-        f"{rate if isinstance(rate, str) else quantity(rate)}, schedule {training.schedule}, "
-        f"average {training.average}.",
+        f"Sites: {quantity(summary.get('sites'))}, {where}.",
+        f"Rounds: {done} of {declared} declared.",
+        f"Abandoned: {quantity(summary.get('rounds_abandoned') or 0)}.",
+        f"Optimizer: {training.optimizer}, learning rate {rate}.",
+        f"Schedule: {training.schedule}; average of iterates: {training.average}.",
         f"Each unit takes part in a round with probability {quantity(training.sampling_rate)}.",
         f"Study hash: {plain(summary.get('study_hash'))}.",
     ]
@@ -356,7 +357,9 @@ def _limits(summary: Values, privacy: Values) -> list[str]:
 def _warning(summary: Values) -> str:
     if summary.get("trust") != "unsafe":
         return ""
-    return "> **WARNING: no privacy.** This model was trained without any protection. Do not pass it on."
+    return (
+        "> **WARNING: no privacy.** Nothing protects the training data. Do not pass this model on."
+    )
 
 
 def _section(title: str, text: str) -> str:

@@ -1,13 +1,14 @@
-"""The plots of a release: SVG files that follow from the run's history and summary alone, byte for byte.
+"""The plots of a release: SVG files that follow from the run's history and summary, byte for byte.
 
-Drawn with matplotlib's objects, never with pyplot, whose figures are state of the whole process. Text stays text in
-a generic family, so that a reader's own fonts and search work. Colours are Okabe and Ito's, which people with any
-colour vision tell apart; lines differ in their dashes too. `COLOURS` names them, so that `server/report.py` can
-replace them with those of a dark page.
+Drawn with matplotlib's objects, never with pyplot, whose figures are state of the whole process.
+Text stays text in a generic family, so that a reader's own fonts and search work. Colours are Okabe
+and Ito's, which people with any colour vision tell apart; lines differ in their dashes too.
+`COLOURS` names them, so that `server/report.py` can replace them with those of a dark page.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
@@ -35,8 +36,10 @@ COLOURS: Mapping[str, str] = {
 }
 """Every colour that a plot uses, by what it is for."""
 
+_Dashes = str | tuple[int, tuple[int, int]]
+
 _SALT = "discreet"
-_STYLE = {
+_STYLE: Mapping[Any, Any] = {
     "svg.hashsalt": _SALT,  # identifiers follow from content, not from a random number
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -68,6 +71,7 @@ _STYLE = {
     "text.parse_math": False,  # a dollar sign is a dollar sign
 }
 _SIZE = (6.6, 3.3)
+_DASHED: _Dashes = (0, (5, 2))
 _MOST_POINTS = 400  # more cannot be told apart at this width, and a file of a million is no use
 
 History = Sequence[Mapping[str, Any]]
@@ -81,16 +85,16 @@ class _Series(NamedTuple):
 
 
 def draw_plots(history: History, summary: Summary, directory: Path) -> list[Path]:
-    """Write the plots of one run as SVG files and return their paths, in the order of a reader's interest.
+    """Write the plots of one run as SVG files and return their paths, the most telling first.
 
     **Guarantees.** Equal arguments give equal bytes. Nothing is written but these files.
 
-    | plot          | shows                                                 | left out when          |
-    |---------------|-------------------------------------------------------|------------------------|
-    | `loss.svg`    | the training signal: every round, and smoothed        | never                  |
-    | `metric.svg`  | accuracy and F1, or R², of the simulator              | never                  |
-    | `epsilon.svg` | what so many declared rounds cost, and the total      | trust is `unsafe`      |
-    | `sites.svg`   | sites that answered                                   | nobody was ever missing|
+    | plot          | shows                                             | left out when           |
+    |---------------|---------------------------------------------------|-------------------------|
+    | `loss.svg`    | the training signal: every round, and smoothed    | never                   |
+    | `metric.svg`  | accuracy and F1, or R², of the simulator          | never                   |
+    | `epsilon.svg` | what so many declared rounds cost, and the total  | trust is `unsafe`       |
+    | `sites.svg`   | sites that answered                               | nobody was ever missing |
 
     A plot without a single value says so.
 
@@ -155,9 +159,9 @@ def _draw_metric(axes: Axes, history: History, summary: Summary) -> None:
     if not names:
         _say_nothing(axes, "No metrics were measured during this run.")
         return
-    looks = (("first", "-", "o"), ("second", (0, (5, 2)), "s"))
+    looks = (("first", "-", "o"), ("second", _DASHED, "s"))
     for (name, label), (colour, dashes, marker) in zip(names.items(), looks, strict=False):
-        values = _series(history, lambda line, name=name: (line.get("metrics") or {}).get(name))
+        values = _series(history, functools.partial(_metric, name))
         few = len(values.rounds) <= 30
         _line(axes, values, label=label, colour=colour, dashes=dashes, marker=marker if few else "")
         _clip_below(axes, values.values)
@@ -175,7 +179,7 @@ def _draw_epsilon(axes: Axes, history: History, summary: Summary) -> None:
         _line(axes, cost, label="had only so many rounds been declared")
     if total is not None:
         axes.axhline(
-            total, color=COLOURS["second"], linestyle=(0, (5, 2)), linewidth=1.6,
+            total, color=COLOURS["second"], linestyle=_DASHED, linewidth=1.6,
             label=f"the guarantee: {rounded_up(total)}",
         )  # fmt: skip
     if declared:
@@ -207,7 +211,7 @@ def _draw_sites(axes: Axes, history: History, summary: Summary) -> None:
 
 
 def _series(history: History, value: Callable[[Mapping[str, Any]], Any]) -> _Series:
-    """What `value` finds in each line, with its round; lines where it is no finite number are passed over."""
+    """Collect what `value` finds in each line, and its round, where it is a finite number."""
     pairs = [
         (float(line.get("round", line.get("query", index))), number)
         for index, line in enumerate(history)
@@ -217,10 +221,14 @@ def _series(history: History, value: Callable[[Mapping[str, Any]], Any]) -> _Ser
     return _Series(np.asarray(rounds, dtype=np.float64), np.asarray(values, dtype=np.float64))
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+def _metric(name: str, line: Mapping[str, Any]) -> object:
+    return (line.get("metrics") or {}).get(name)
 
 
 def _metric_names(history: History) -> dict[str, str]:
@@ -233,7 +241,7 @@ def _metric_names(history: History) -> dict[str, str]:
 
 
 def _smoothed(values: Numbers) -> Numbers:
-    """A moving average over about a tenth of the rounds: centred, narrower at the start, one-sided at the end."""
+    """Average over a tenth of the rounds: centred, narrow at the start, one-sided at the end."""
     half = max(2, len(values) // 20)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
@@ -244,7 +252,7 @@ def _smoothed(values: Numbers) -> Numbers:
 
 
 def _focus(axes: Axes, raw: Numbers, smooth: Numbers) -> int:
-    """Frame what matters, so that one wild dot does not flatten the rest; how many dots lie beyond."""
+    """Frame what matters, so that no wild dot flattens the rest; return how many lie beyond."""
     low, high = np.percentile(raw, [2, 98])
     low, high = min(low, smooth.min()), max(high, smooth.max())
     margin = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
@@ -284,14 +292,14 @@ def _line(
     *,
     label: str,
     colour: str = "first",
-    dashes: Any = "-",
+    dashes: _Dashes = "-",
     marker: str = "",
 ) -> None:
     few = _thinned(series)
     lonely = "o" if len(few.rounds) == 1 else marker
     axes.plot(
-        few.rounds, few.values, color=COLOURS[colour], linestyle=dashes, marker=lonely, markersize=3.5,
-        label=label,
+        few.rounds, few.values, color=COLOURS[colour], linestyle=dashes, marker=lonely,
+        markersize=3.5, label=label,
     )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """`report.html`: the release for people, in one file that loads nothing and runs nothing.
 
-Every value passes `_text` on its way into the page, whoever wrote it: names, purposes and refusals are hostile input.
-A Content-Security-Policy in the page forbids scripts and requests besides. What is said about privacy is said by
-`server/card.py`; the page's frame is `report.html.template`, its looks are `report.css`.
+Every value passes `_text` on its way into the page, whoever wrote it: names, purposes and refusals
+are hostile input. A Content-Security-Policy in the page forbids scripts and requests besides. What
+is said about privacy is said by `server/card.py`; the page's frame is `report.html.template`, its
+looks are `report.css`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ FILES: Mapping[str, str] = {
     "history.jsonl": "one line a query: who answered, loss, cost",
     "sums.safetensors": "the sums over the sites, from which the model can be computed again",
     "plots/": "the plots of this page, as SVG files",
-    "manifest.json": "SHA-256 of every other file, and who took part in which query; not signed yet",
+    "manifest.json": "SHA-256 of every other file, and who took part when; not signed yet",
 }
 """What a release consists of, in the order in which a person would open it."""
 
@@ -63,26 +64,31 @@ _ABOUT_METRICS = {
     "r2": "1 is perfect, 0 is always saying the mean",
 }
 _CAPTIONS = {
-    "loss": "What the model gets wrong on its training data, falling as it learns. The noise that hides the people "
-    "in the data is visible here as scatter.",
-    "metric": "Measured by the simulator on pooled rows, without noise: the privacy guarantee does not cover it.",
-    "epsilon": "The dashed line is the guarantee. The curve says what a study declared with only so many rounds "
-    "would have cost; it is no guarantee for this one.",
-    "sites": "A round with too few answers is abandoned, paid for all the same, and asked again if spares are left.",
+    "loss": "What the model gets wrong on its training data, falling as it learns. The scatter is "
+    "the noise that hides the people in the data.",
+    "metric": "Measured by the simulator on pooled rows, without noise.",
+    "epsilon": "The dashed line is the guarantee. The curve says what a study declared with only "
+    "so many rounds would have cost; it is no guarantee for this one.",
+    "sites": "A round with too few answers is abandoned, paid for all the same, and asked again if "
+    "spares are left.",
 }
-_LOSS_WITHOUT_PRIVACY = (
-    "What the model gets wrong on its training data, exactly: no noise was added."
-)
+_LOSS_WITHOUT_PRIVACY = "What the model gets wrong on its training data, exactly: without noise."
+_LABELS = {
+    "loss": "Plot of the training loss over the rounds",
+    "metric": "Plot of the quality of the model over the rounds",
+    "epsilon": "Plot of the privacy cost epsilon over the rounds, with the declared total",
+    "sites": "Plot of the number of sites that answered in each round",
+}
 _LONGEST_REFUSAL = 160
 
 
 def render_report(
     study: Study, summary: Values, privacy: Values, history: History, plots: Sequence[Path] = ()
 ) -> str:
-    """The report of one release, a complete HTML document.
+    """Return the report of one release, a complete HTML document.
 
-    **Guarantees.** Equal arguments and plots give equal text. The page needs no other file, and holds no script
-    and no address. Text that people wrote is escaped and cannot become an element.
+    **Guarantees.** Equal arguments and plots give equal text. The page needs no other file, and
+    holds no script and no address. Text that people wrote is escaped and cannot become an element.
 
     Arguments:
         study: the study's contract.
@@ -107,7 +113,7 @@ def render_report(
         "covered": _list(privacy.get("covered") or ["Nothing."]),
         "uncovered": _list(_not_covered(summary, privacy)),
         "rounds_statement": "" if _unsafe(summary) else _text(rounds_statement(summary)),
-        "plots": "\n".join(_plot(path, summary) for path in plots) or _tag("p", "There are no plots."),
+        "plots": "\n".join(_plot(path, summary) for path in plots) or _tag("p", "There are none."),
         "run": _facts("The run in figures", _run(study, summary, privacy)),
         "missing": _missing(summary, history),
         "mechanism": _facts("Constants of the guarantee", _mechanism(summary, privacy)),
@@ -149,23 +155,26 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _table(caption: str, header: Row, rows: Iterable[Row], *, class_: str = "plain") -> str:
-    """A table whose first column names its rows."""
+    """Make a table whose first column names its rows."""
     head = _tag("tr", "".join(_tag("th", _text(each), scope="col") for each in header))
     table = _tag("caption", _text(caption)) + _tag("thead", head) + _tag("tbody", _rows(rows))
     return _tag("div", _tag("table", table, class_=class_), class_="wide")
 
 
 def _facts(caption: str, rows: Iterable[Row]) -> str:
-    """A table of two columns, names and values, that needs no heads."""
+    """Make a table of two columns, names and values, that needs no heads."""
     table = _tag("caption", _text(caption)) + _tag("tbody", _rows(rows))
     return _tag("div", _tag("table", table, class_="facts"), class_="wide")
 
 
 def _rows(rows: Iterable[Row]) -> str:
     return "\n".join(
-        _tag("tr", _tag("th", _text(first), scope="row") + "".join(_tag("td", _text(each)) for each in rest))
-        for first, *rest in rows
-    )  # fmt: skip
+        _tag("tr", _tag("th", _text(first), scope="row") + _cells(rest)) for first, *rest in rows
+    )
+
+
+def _cells(values: Iterable[object]) -> str:
+    return "".join(_tag("td", _text(each)) for each in values)
 
 
 # The head of the page
@@ -276,7 +285,7 @@ def _plot(path: Path, summary: Values) -> str:
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG file of `server/plots.py` as an element of the page: identifiers its own, colours the page's."""
+    """Turn a file of `server/plots.py` into an element: identifiers its own, colours the page's."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # would hold for the whole page
     svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
@@ -288,14 +297,6 @@ def _inline(svg: str, name: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
-_LABELS = {
-    "loss": "Plot of the training loss over the rounds",
-    "metric": "Plot of the quality of the model over the rounds",
-    "epsilon": "Plot of the privacy cost epsilon over the rounds, with the declared total",
-    "sites": "Plot of the number of sites that answered in each round",
-}
-
-
 # Tables
 
 
@@ -303,14 +304,15 @@ def _run(study: Study, summary: Values, privacy: Values) -> list[Row]:
     queries = privacy.get("queries") or []
     exact = summary.get("trust") in ("unsafe", "server")
     kind, never = ("exact", "") if exact else ("noisy", "; never a record")
+    done, declared = quantity(summary.get("rounds")), quantity(summary.get("rounds_declared"))
     longest = max((int(query.get("dimension") or 0) for query in queries), default=0)
     rows: list[Row] = [
         ("Model", summary.get("model")),
         *((name, value) for name, value in _halves(data_in_words(study))),
-        ("Rounds", f"{quantity(summary.get('rounds'))} of {quantity(summary.get('rounds_declared'))} declared"),
+        ("Rounds", f"{done} of {declared} declared"),
         ("Abandoned", quantity(summary.get("rounds_abandoned") or 0)),
         ("Sites", quantity(summary.get("sites"))),
-        ("What left each site", f"{kind} sums of at most {quantity(longest)} numbers, one a round{never}"),
+        ("What left each site", f"{kind} sums of at most {longest:,} numbers, one a round{never}"),
         ("Duration", _duration(summary.get("seconds"))),
     ]  # fmt: skip
     if summary.get("records") is not None:
@@ -321,7 +323,7 @@ def _run(study: Study, summary: Values, privacy: Values) -> list[Row]:
 
 
 def _halves(sentences: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """`Task: regression of price.` as name and value; sentences without a name are left out."""
+    """Split `Task: regression of price.` into name and value; sentences without a name are left out."""
     for each in sentences:
         name, colon, value = each.partition(": ")
         if colon:
@@ -370,7 +372,8 @@ def _mechanism(summary: Values, privacy: Values) -> list[Row]:
         ("Clipping", "none" if _unsafe(summary) else f"{plain(privacy.get('clipping'))}, to norm "
          f"C = {quantity(privacy.get('clipping_norm'))}"),
         ("Sampling rate q", quantity(privacy.get("sampling_rate"))),
-        ("Colluding sites c, dropouts D", f"{quantity(privacy.get('colluding'))}, {quantity(privacy.get('dropouts'))}"),
+        ("Colluding sites c", quantity(privacy.get("colluding"))),
+        ("Dropouts D", quantity(privacy.get("dropouts"))),
         ("Shares of noise that count, k", quantity(privacy.get("shares"))),
         ("Secure aggregation", "yes" if summary.get("masked") else "no: sums are not masked"),
     ]  # fmt: skip
@@ -422,7 +425,7 @@ def _parameters(study: Study, summary: Values) -> str:
 
 
 def _parameter(study: Study, name: str, value: object) -> str:
-    """One parameter as a table: a row for each of its first index, named like the feature where there is one each."""
+    """Make a table of one parameter: its first index down, as features where there are so many."""
     lines = value if isinstance(value, list) else [value]
     features = study.data.features
     named = not isinstance(features, str) and len(features) == len(lines)

@@ -32,12 +32,17 @@ def digest(value: Any) -> str:
 def parse_canonical(data: bytes) -> Any:
     """Read canonical JSON, refusing any other spelling of the same value. Raises ProtocolError."""
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"), parse_int=_whole)
         if canonical_json(value) == data:
             return value
     except (ValueError, RecursionError) as error:
         raise ProtocolError("Expected canonical JSON, found other bytes") from error
     raise ProtocolError("Expected canonical JSON (RFC 8785), found another spelling")
+
+
+def _whole(text: str) -> int | float:
+    """Beyond 2^53 only a double can have been meant."""
+    return int(text) if len(text) < 17 and abs(int(text)) <= _LARGEST else float(text)
 
 
 def _text(value: Any) -> str:

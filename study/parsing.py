@@ -128,12 +128,17 @@ def _frozen(value: Any) -> Any:
 
 
 def _line_of(text: str, name: str) -> int | None:
-    """The line (from 1) of a setting such as `privacy.delta`: its key, or else its section's header."""
-    section, _, key = name.partition(".")
+    """The line (from 1) of a setting such as `privacy.delta`: of its key, or else of its section's header."""
     if name.startswith("data.bounds."):
-        section, key = "data.bounds", name.removeprefix("data.bounds.").strip('"')
-    if not key and name not in SECTIONS:
-        section, key = "", name
+        places = [("data.bounds", name.removeprefix("data.bounds.").strip('"'))]
+    elif "." in name:
+        places = [tuple(name.split(".", 1))]
+    else:
+        places = [(name, ""), ("", name)]
+    return next((line for section, key in places if (line := _find(text, section, key))), None)
+
+
+def _find(text: str, section: str, key: str) -> int | None:
     current, header = "", None
     for number, line in enumerate(text.splitlines(), start=1):
         if match := re.match(r"\s*\[\s*([\w.\-]+)\s*\]", line):

@@ -117,7 +117,7 @@ def test_products_work_where_only_narrow_tiles_are_safe(monkeypatch):
     safe_width.cache_clear()
     try:
         test_equal_columns_have_equal_products(20, 7, 48, np.float32)
-        assert safe_width(20, 7, 48, np.float32) == 16
+        assert safe_width(20, 7, 48, "f") == 16
     finally:
         safe_width.cache_clear()
 
