@@ -1,10 +1,11 @@
 """Measure clip-and-sum of single gradients against Opacus and torch.
 
-Every competitor is a process of its own, with one thread, on one core. All are asked in turn, several
-times over, so that the noise of a machine hits them alike; what is printed are medians of the CPU time
-of one step in milliseconds, and the largest resident memory.
+Every competitor is a process of its own, with one thread, on one core. All are asked in turn,
+several times over, so that the noise of a machine hits them alike; what is printed are medians of
+the CPU time of one step in milliseconds, and the largest resident memory.
 
-* plain: our own model, not private: mean of the gradients, in the same style and by the same products.
+* plain: our own model, not private: mean of the gradients, in the same style and by the same
+  products.
 * private: forward, backward, norms, clipping weights, weighted sum, as a vector in float64.
 * hooks, ghost: Opacus, `GradSampleModule` and `GradSampleModuleFastGradientClipping`.
 * torch: forward and backward, not private.
@@ -13,6 +14,7 @@ Without torch or Opacus their columns stay empty.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -229,7 +231,15 @@ def start(competitor, settings, batch):
         "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    command = [sys.executable, "-P", __file__, "--serve", competitor, json.dumps(settings), str(batch)]
+    command = [
+        sys.executable,
+        "-P",
+        __file__,
+        "--serve",
+        competitor,
+        json.dumps(settings),
+        str(batch),
+    ]
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
@@ -258,7 +268,8 @@ def measure(settings, batch, rounds, seconds):
         for name, child in ready.items():
             found[name].append(ask(child, counts[name]))
     for child in children.values():
-        child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it never started: there is no torch
+            child.stdin.close()
         child.wait()
     return {
         name: (statistics.median(ms for ms, _ in values), max(mb for _, mb in values))

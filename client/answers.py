@@ -24,10 +24,11 @@ from privacy.sampling import poisson_sample
 from study.contract import Study
 from study.contributions import Contributor, Units, check_parameters
 from study.guarantee import Guarantee
+from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
 from study.scaling import clamp_and_scale, scale_labels
 
-__all__ = ["Entropy", "RefusedError", "Site", "system_entropy", "units_of"]
+__all__ = ["Entropy", "RefusedError", "Site", "scaled_units", "system_entropy", "units_of"]
 
 
 class Entropy(Protocol):
@@ -97,7 +98,9 @@ class Site:
         self._charge(guarantee, query, name)
         try:
             self._answers[key] = self._compute(guarantee, query, name).to_bytes()
-        except Exception as error:  # whatever happened: the index is burnt, and the server learns a fixed code
+        except (
+            Exception
+        ) as error:  # whatever happened: the index is burnt, and the server learns a fixed code
             raise RefusedError(Refusal.UNAVAILABLE) from error
         return self._answers[key]
 
@@ -174,10 +177,19 @@ def units_of(records: Records, study: Study) -> Units:
         DataError: more units than the study's public capacity; known since the data set was registered.
     """
     check_site(records, study)
-    train = records.train_part()
+    return scaled_units(records.train_part(), study)
+
+
+def scaled_units(part: Records, study: Study) -> Units:
+    """These records, clamped and scaled by public bounds."""
     data = study.data
-    features = clamp_and_scale(train.features, [data.bounds_of(each) for each in data.features], data.scaled)
-    labels = train.labels
+    bounds = [data.bounds_of(name) for name in feature_names(study)]
+    labels = part.labels
     if data.task == "regression":
         labels = scale_labels(labels.astype(np.float64), data.label_bounds, data.scaled)
-    return Units(features, labels, train.units, len(train.identities))
+    return Units(
+        clamp_and_scale(part.features, bounds, data.scaled),
+        labels,
+        part.units,
+        len(part.identities),
+    )

@@ -20,7 +20,15 @@ from rich.table import Table
 
 from privacy.errors import DiscreetError, UserError
 
-__all__ = ["FAILED", "WRONG_USE", "errors_explained", "people", "print_json", "print_table", "progress_of_rounds"]
+__all__ = [
+    "FAILED",
+    "WRONG_USE",
+    "errors_explained",
+    "people",
+    "print_json",
+    "print_table",
+    "progress_of_rounds",
+]
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
@@ -35,7 +43,9 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_table(title: str, rows: Mapping[str, str]) -> None:
     """Names and values."""
-    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False
+    )
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows.items():

@@ -12,7 +12,7 @@ import typer
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from discreet.commands import demo, simulate, study  # noqa: E402  the environment comes first
+from discreet.commands import demo, simulate, study
 
 __all__ = ["app", "main"]
 
@@ -29,7 +29,13 @@ app.command("demo")(demo.demo)
 @app.callback()
 def options(
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda asked: _print_version(asked))
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=lambda asked: _print_version(asked),
+        ),
     ] = False,
 ) -> None:
     """Options before any sub-command."""

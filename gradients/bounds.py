@@ -2,47 +2,49 @@
 
 **Claim.** Let the units of two data sets differ by one, let every contribution be clipped to
 C (1 - 2^-10) by its norm in `UnitGradients.norms`, let blocks of B_t units be summed by
-`UnitGradients.weighted_sum` and the blocks' sums be added in float64. With at most B_max units, the two
-results differ by at most C (1 + eta) in L2, eta = 2 B_max B_t u.
+`UnitGradients.weighted_sum` and the blocks' sums be added in float64. With at most B_max units, the
+two results differ by at most C (1 + eta) in L2, eta = 2 B_max B_t u.
 
-**Why.** Removing a unit may move all the others to other slots and other blocks. A unit's own vector
-v does not change by that (bit for bit, see `per_example`), but the rounding of every sum may. So both
-sums are compared with their exact values.
+**Why.** Removing a unit may move all the others to other slots and other blocks. A unit's own
+vector v does not change by that (bit for bit, see `per_example`), but the rounding of every sum
+may. So both sums are compared with their exact values.
 
 1. *One block.* Coordinate j of its sum is a sum of at most n <= B_t products. In any order of
-   summation, with or without fused multiply-add, |computed - exact| <= n u sum_i |v_ij| (Jeannerod and
-   Rump 2013, "Improved error bounds for inner products in floating-point arithmetic", theorem 2.1 and
-   section 3: n u, not n u / (1 - n u)). Zeros that fill empty slots add exactly, thus n counts real
-   units. The vector with coordinates sum_i |v_ij| has a norm of at most sum_i ||v_i||
-   (triangle inequality for the vectors |v_i|), hence ||computed - exact|| <= B_t u sum_i ||v_i||.
-2. *All blocks.* Over B_max units: at most B_t u B_max C for the one data set and B_t u (B_max - 1) C
-   for the other; the exact sums differ by at most C. Together less than C (1 + 2 B_max B_t u).
+   summation, with or without fused multiply-add, a product is rounded at most n times, hence
+   |computed - exact| <= n u / (1 - n u) sum_i |v_ij| (Higham 2002, "Accuracy and Stability of
+   Numerical Algorithms", sections 3.1 and 4.2). Zeros that fill empty slots add exactly, thus n
+   counts real units. The vector with coordinates sum_i |v_ij| has a norm of at most
+   sum_i ||v_i|| (triangle inequality for the vectors |v_i|), hence
+   ||computed - exact|| <= B_t u sum_i ||v_i||, up to the factor 1 / (1 - B_t u) <= 1 + 2^-11.9 for
+   blocks of up to 4096 units in float32 (1 + 2^-15.9 for 256), which item 6 pays for.
+2. *All blocks.* Over B_max units: at most B_t u B_max C for the one data set and B_t u (B_max - 1)
+   C for the other; the exact sums differ by at most C. Together less than C (1 + 2 B_max B_t u).
 3. *Blocks added in float64.* T = ceil(B_max / B_t) blocks add at most 2 T 2^-53 B_max C (1 + eta):
-   at most 2^-12 C (1 + eta) for T B_max <= 2^40 (4 million units in blocks of 16), which is why more is
-   refused. For a float64 model this can be more than eta itself (T > B_t): the 2^-10 below is what
-   pays for it, not eta.
+   at most 2^-12 C (1 + eta) for T B_max <= 2^40 (4 million units in blocks of 16), which is why
+   more is refused. For a float64 model this can be more than eta itself (T > B_t): the 2^-10 below
+   is what pays for it, not eta.
 4. *The norm and the weight.* Squares of float32 are exact in float64 and added there, so that the
    norm has a relative error below 2^-30 up to layers of 10^6 inputs; the weight is rounded to the
    dtype (u), and so is weight times delta (u). Together less than 2^-22 of C.
 5. *Underflow.* A unit is dropped when one of its squared norms exceeds 2^128 (float64: 2^256, see
-   `largest_square`), so that no input is longer than 2^64 and no weight smaller than C 2^-65. Rounding
-   weight times delta to a subnormal number (2^-150) thus moves a contribution by less than
+   `largest_square`), so that no input is longer than 2^64 and no weight smaller than C 2^-65.
+   Rounding weight times delta to a subnormal number (2^-150) thus moves a contribution by less than
    2^-86 sqrt(size), rounding the products by less than 2^-150 sqrt(size): no matter for C >= 2^-40.
 
-Items 3, 4 and 5 fit into the 2^-10 that the caller clips below C:
-(1 - 2^-10) (1 + 2^-22) (1 + 2^-12) (1 + eta) <= 1 + eta, with 2^-11 to spare.
+6. The factor in item 1 and items 3, 4, 5 fit into the 2^-10 that the caller clips below C:
+   (1 - 2^-10) (1 + 2^-11.9) (1 + 2^-12) (1 + 2^-22) (1 + eta) <= 1 + eta.
 
 **More than one position per unit** (several rows, convolutions). The claim would be *false* if
-the sum ran over units and positions in one product: n in item 1 becomes B_t times the positions, and
-the sum of |a| |delta| over positions is not bounded by the clipped norm, since positions may
-cancel. (A unit with the rows x and -x and equal deltas has the gradient 0 and terms of any size.) So here the
-gradient of such a unit is formed first, its norm is taken of the *formed* array, rounding errors
-included, and the sum runs over formed arrays, one term per unit. Then items 1 to 5 hold as they stand,
-for any number of positions; `positions` does not enter.
+the sum ran over units and positions in one product: n in item 1 becomes B_t times the positions,
+and the sum of |a| |delta| over positions is not bounded by the clipped norm, since positions may
+cancel. (A unit with the rows x and -x and equal deltas has the gradient 0 and terms of any size.)
+So here the gradient of such a unit is formed first, its norm is taken of the *formed* array,
+rounding errors included, and the sum runs over formed arrays, one term per unit. Then items 1 to 5
+hold as they stand, for any number of positions; `positions` does not enter.
 
-What is relied on: arithmetic of IEEE 754 without flushing subnormals to zero (with flushing, 2^-126 in
-the place of 2^-150: no matter for C >= 2^-20), and a matrix product that adds products (all of OpenBLAS,
-BLIS, MKL; not Strassen's).
+What is relied on: arithmetic of IEEE 754 without flushing subnormals to zero (with flushing, 2^-126
+in the place of 2^-150: no matter for C >= 2^-20), and a matrix product that adds products (all of
+OpenBLAS, BLIS, MKL; not Strassen's).
 """
 
 from typing import Final
@@ -62,9 +64,9 @@ def summation_slack(max_units: int, block_units: int, dtype: npt.DTypeLike) -> f
 
     The derivation is that of the module. u is 2^-24 for float32 and 2^-53 for float64.
 
-    Arguments: max_units, B_max, public, at most 2^20 sqrt(B_t); block_units, B_t, at least 1; dtype of the model.
-    Returns eta, at least 0; it may exceed 1. In float32 blocks of 16 give 1/32 at 16,384 units and
-    grow in proportion beyond; a float64 model gives 2^-29 of that.
+    Arguments: max_units, B_max, public, at most 2^20 sqrt(B_t); block_units, B_t, at least 1; dtype
+    of the model. Returns eta, at least 0; it may exceed 1. In float32 blocks of 16 give 1/32 at
+    16,384 units and grow in proportion beyond; a float64 model gives 2^-29 of that.
     Raises ValueError if a count is out of range.
     """
     if max_units < 1 or block_units < 1:
@@ -77,8 +79,8 @@ def summation_slack(max_units: int, block_units: int, dtype: npt.DTypeLike) -> f
 def tile_units(max_units: int, dtype: npt.DTypeLike, positions: int = 1) -> int:
     """Return the public block size: the largest power of two in 16..256 with eta <= 1/32, else 16.
 
-    Arguments: max_units, B_max, at most 2^22; dtype of the model; positions per unit, which do not enter
-    (see the module).
+    Arguments: max_units, B_max, at most 2^22; dtype of the model; positions per unit, which do not
+    enter (see the module).
     Raises ValueError if a count is out of range.
     """
     if positions < 1:

@@ -19,9 +19,9 @@ from gradients.activations import apply_activation, require_activation, through_
 class Convolution:
     """Convolution (stride 1), 2x2 max pooling (an odd last line is dropped), activation.
 
-    Weight (filters, channels, kernel, kernel), bias (filters,). Columns that come in hold an image as
-    (height, width, channels) if `channels_last`, else as (channels, height, width); columns that go
-    out hold (filters, height, width).
+    Weight (filters, channels, kernel, kernel), bias (filters,). Columns that come in hold an image
+    as (height, width, channels) if `channels_last`, else as (channels, height, width); columns that
+    go out hold (filters, height, width).
 
     The activation follows the pooling: all activations are monotone, so that the order does not
     matter, and there is a quarter of the numbers.
@@ -119,7 +119,9 @@ class Convolution:
         count = deltas.shape[1]
         output = np.ascontiguousarray(trace.output.T)
         pooled = through_activation(self.activation, np.ascontiguousarray(deltas.T), output)
-        spread = _unpool(pooled.reshape(count, self.filters, *self.pooled), trace.winners, self.summed)
+        spread = _unpool(
+            pooled.reshape(count, self.filters, *self.pooled), trace.winners, self.summed
+        )
         flat = spread.reshape(count, self.filters, -1)
         formed = np.empty((count, self.filters * (self.fan_in + 1)), flat.dtype)
         split = self.filters * self.fan_in

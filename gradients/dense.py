@@ -1,8 +1,8 @@
 """Dense layers: per-unit gradients that are never formed.
 
 With one row per unit the gradient of a dense layer is an outer product, delta (a, 1)^T, so that its
-squared norm is (||a||^2 + 1) ||delta||^2 (Goodfellow 2015, arXiv:1510.01799; for clipping: Li et al.
-2021, arXiv:2110.05679) and the weighted sum over units is one matrix product.
+squared norm is (||a||^2 + 1) ||delta||^2 (Goodfellow 2015, arXiv:1510.01799; for clipping: Li et
+al. 2021, arXiv:2110.05679) and the weighted sum over units is one matrix product.
 
 With several rows per unit the gradients are formed, a few units at a time. Discussion: their norm
 could be had from Gram matrices (Bu et al. 2022, arXiv:2205.10683), but rows may cancel: in float32

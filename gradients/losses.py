@@ -78,8 +78,8 @@ def row_losses(loss: str, scores: Reals, targets: Reals | Integers) -> tuple[Dou
 def valid_classes(targets: Reals | Integers, classes: int) -> tuple[Integers, Flags]:
     """Targets as class indices, and which of them are one.
 
-    What is no class (NaN, a fraction, out of range) becomes class 0, so that the arithmetic goes on;
-    the caller drops its unit.
+    What is no class (NaN, a fraction, out of range) becomes class 0, so that the arithmetic goes
+    on; the caller drops its unit.
     """
     with np.errstate(invalid="ignore"):
         valid = np.isfinite(targets) & (targets >= 0) & (targets < classes)

@@ -13,8 +13,8 @@ def classification_metrics(
 ) -> dict[str, float]:
     """Accuracy, precision, recall and F1.
 
-    With two classes those of class 1, the last; with more the plain mean over all classes, also over
-    classes that do not occur (macro average). 0/0 counts as 0, also the accuracy of no rows.
+    With two classes those of class 1, the last; with more the plain mean over all classes, also
+    over classes that do not occur (macro average). 0/0 counts as 0, also the accuracy of no rows.
 
     Arguments: predicted and actual (rows,), integers in 0..classes-1.
     Raises ValueError if shapes differ or a class is out of range.

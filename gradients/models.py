@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gradients._arrays import Doubles, Integers, RealType, Reals, as_reals, real_type
+from gradients._arrays import Doubles, Integers, Reals, RealType, as_reals, real_type
 from gradients._products import LANE
 from gradients._stages import Stage
 from gradients.activations import require_activation
@@ -21,6 +21,7 @@ from gradients.losses import CROSS_ENTROPY, SQUARED_ERROR, sigmoid
 
 Parameters: TypeAlias = dict[str, Reals]
 
+KINDS = ("linear", "logistic", "softmax", "mlp", "cnn")
 SEED_BYTES = 32
 SCORED_ROWS = 256  # rows scored at a time: bounds the memory of a convolution
 
@@ -78,9 +79,9 @@ class Model:
         """Make the first parameters: zeros for a single layer; else scaled weights and zero biases.
 
         Weights are sums of twelve uniform 16-bit integers of SHAKE-256(seed, name), scaled to the
-        deviation of He or Glorot. Every step is exact or correctly rounded, so that all platforms and
-        all versions of NumPy agree bit for bit; a logarithm or cosine of libm, or NumPy's generators
-        (NEP 19), would not promise that.
+        deviation of He or Glorot. Every step is exact or correctly rounded, so that all platforms
+        and all versions of NumPy agree bit for bit; a logarithm or cosine of libm, or NumPy's
+        generators (NEP 19), would not promise that.
 
         Arguments: seed, 32 bytes, not secret. Raises ValueError for another length.
         """
@@ -203,31 +204,32 @@ def make_model(
         kind: "linear" (regression), "logistic" (two classes, one output), "softmax", "mlp"
             (regression with classes=0, else softmax), "cnn" (softmax).
         inputs: features of a row.
-        classes: classes, at least 2; 0 or 1 output for a regression: 0. For "logistic" 0 or 2.
+        classes: classes, at least 2; 0 for a regression. For "logistic" 0 or 2.
         hidden: widths of the hidden layers of an "mlp" (at least one), or of the dense layers of a
             "cnn" (default 64).
         activation: "relu" or "tanh", of all layers but the last.
         image: (height, width, channels) of a "cnn", its rows being in that order; default: square,
             one channel.
         dtype: float32 or float64.
-        kernel: side of the kernels of a "cnn"; default: 5 without padding if the smaller side of the
+        kernel: side of the kernels of a "cnn"; default: 5 without padding if the smaller side of
+        the
             image is at least 16, else 3 with a padding of 1.
         filters: filters of the convolutions of a "cnn"; each is followed by 2x2 max pooling.
 
     Raises ValueError if an argument is out of range or has no meaning for the kind.
     """
-    makers = {
-        "linear": _single, "logistic": _single, "softmax": _single, "mlp": _mlp, "cnn": _cnn,
-    }  # fmt: skip
-    if kind not in makers:
-        raise ValueError(f"Expected kind={kind!r} in {sorted(makers)}")
+    if kind not in KINDS:
+        raise ValueError(f"Expected kind={kind!r} in {KINDS}")
     require_activation(activation)
     _require_counts(kind, inputs, classes, hidden)
     if kind != "cnn" and (image is not None or kernel is not None):
         raise ValueError(f"Expected no image and no kernel for kind={kind!r}")
     if kind == "cnn":
         shape = _image_shape(inputs, image)
-        stages = _cnn(shape, classes, hidden or (64,), activation, kernel, filters)
+        stages = _cnn(
+            shape, classes, hidden=hidden or (64,), activation=activation,
+            kernel=kernel, filters=filters,
+        )  # fmt: skip
     elif kind == "mlp":
         stages = _mlp(inputs, max(1, classes), hidden, activation)
     else:
@@ -251,6 +253,7 @@ def _mlp(inputs: int, outputs: int, hidden: Sequence[int], activation: str) -> t
 def _cnn(
     image: tuple[int, int, int],
     classes: int,
+    *,
     hidden: Sequence[int],
     activation: str,
     kernel: int | None,
@@ -273,7 +276,9 @@ def _cnn(
 def _image_shape(inputs: int, image: tuple[int, int, int] | None) -> tuple[int, int, int]:
     shape = image or (isqrt(inputs), isqrt(inputs), 1)
     if len(shape) != 3 or prod(shape) != inputs:
-        raise ValueError(f"Expected image={shape} (height, width, channels) to have {inputs} pixels")
+        raise ValueError(
+            f"Expected image={shape} (height, width, channels) to have {inputs} pixels"
+        )
     return shape
 
 

@@ -39,8 +39,8 @@ class Optimizer:
 
     * sgd: x - rate * g.
     * momentum: v = .9 v + g, x - rate * v (the heavy ball of torch, without dampening).
-    * adam: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1, with bias correction, betas (.9, .999),
-      epsilon 1e-8 added to the root.
+    * adam: Kingma and Ba 2014, arXiv:1412.6980, algorithm 1, with bias correction, betas (.9,
+      .999), epsilon 1e-8 added to the root.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Optimizer:
             raise ValueError(f"Expected rounds={self.rounds} >= 1")
 
     def start(self, size: int) -> OptimizerState:
-        """The state before the first of `rounds` steps, for vectors (size,)."""
+        """Return the state before the first of `rounds` steps, for vectors (size,)."""
         if size < 1:
             raise ValueError(f"Expected size={size} >= 1")
         mean = np.zeros(0 if self.kind == "sgd" else size)
@@ -70,7 +70,8 @@ class Optimizer:
         """Learning rate of the step with this number, from 0.
 
         * cosine: (1 + cos(pi step / rounds)) / 2: from the whole rate towards 0, which would be
-          reached one step after the last (Loshchilov and Hutter 2016, arXiv:1608.03983, no restart).
+          reached one step after the last (Loshchilov and Hutter 2016, arXiv:1608.03983, no
+          restart).
         * step: a tenth from half of the rounds on, a hundredth from three quarters on.
 
         Steps beyond `rounds` keep the rate of the last one.
@@ -86,7 +87,7 @@ class Optimizer:
     def step(
         self, vector: Doubles, gradient: Doubles, state: OptimizerState
     ) -> tuple[Doubles, OptimizerState]:
-        """The next vector and state; the arguments are left as they are.
+        """Return the next vector and state; the arguments are left as they are.
 
         Arguments: vector and gradient (size,), float64, finite.
         Raises ValueError if shapes do not fit or the gradient is not finite (noise of a broken
@@ -128,7 +129,7 @@ class Optimizer:
 def make_optimizer(
     *, kind: str, learning_rate: float, schedule: str = "constant", rounds: int
 ) -> Optimizer:
-    """An optimizer for `rounds` steps.
+    """Make an optimizer for `rounds` steps.
 
     Arguments: kind "sgd", "momentum" or "adam"; learning_rate > 0; schedule "constant", "cosine" or
     "step". Raises ValueError if an argument is out of range.

@@ -1,13 +1,13 @@
 """Losses, gradient norms and weighted gradient sums of single units.
 
-A unit is what privacy is granted to: a row, or all rows of one person. Its gradient is the mean over
-its rows of the rows' gradients.
+A unit is what privacy is granted to: a row, or all rows of one person. Its gradient is the mean
+over its rows of the rows' gradients.
 
 **Guarantees.**
 
 * Bit for bit: a unit's loss, norm and contribution depend on that unit and on the parameters alone.
-* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-23 relative: float32 values
-  are squared and added in float64, whatever the width of a layer.
+* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-23 relative: float32
+  values are squared and added in float64, whatever the width of a layer.
 * What is not finite, or whose square overflows in the dtype of the model, at any place (inputs,
   targets, sums of a layer, loss, deltas, norm), makes its unit contribute exactly zero, with loss 0
   and norm 0: without an exception, a warning, or a trace of it in any other unit.
@@ -99,8 +99,8 @@ class _Pass:
 def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGradients:
     """Losses, norms and (implicitly) gradients of all units of a block.
 
-    Arguments: parameters as in `model.shapes`; a block of `model.inputs` features. A block of another
-    dtype is converted.
+    Arguments: parameters as in `model.shapes`; a block of `model.inputs` features. A block of
+    another dtype is converted.
     Raises ValueError if shapes do not fit; never because of the values of data or parameters.
     """
     if block.features != model.inputs:
@@ -111,7 +111,7 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
     with np.errstate(all="ignore"):
         targets, valid = _targets(model, block)
         passes = [
-            _run(model, arrays, block, targets, valid, first, count)
+            _run(model, arrays, block, targets=targets, valid=valid, first=first, count=count)
             for first, count in _portions(model, block)
         ]
     losses = np.concatenate([part.losses for part in passes])[: block.units]
@@ -148,6 +148,7 @@ def _run(
     model: Model,
     arrays: list[Reals],
     block: Block,
+    *,
     targets: Reals | Integers,
     valid: Flags,
     first: int,

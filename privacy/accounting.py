@@ -49,11 +49,14 @@ def epsilon_of(events: Sequence[SumEvent], delta: float, *, precision: float = E
         return 0.0
     mu = _gaussian_part(events)
     if mu > 100:
-        return math.inf  # epsilon would be in the thousands: no bound worth a name, nor one that fits in memory
+        return (
+            math.inf
+        )  # epsilon would be in the thousands: no bound worth a name, nor one that fits in memory
     if all(event.sampling_rate == 1 for event in events):
         return float(get_epsilon_gaussian(1 / mu, delta)) + _TOLERANCE
     accountant = PLDAccountant(
-        NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=_interval(events, precision)
+        NeighboringRelation.ADD_OR_REMOVE_ONE,
+        value_discretization_interval=_interval(events, precision),
     )
     for z, q, count in _merged(events):
         gaussian = GaussianDpEvent(z)
@@ -63,7 +66,7 @@ def epsilon_of(events: Sequence[SumEvent], delta: float, *, precision: float = E
 
 
 def mu_of(events: Sequence[SumEvent]) -> float | None:
-    """mu of Gaussian differential privacy: exact without sampling, None with it (there is no exact one)."""
+    """Mu of Gaussian differential privacy: exact without sampling, None with it (there is no exact one)."""
     if any(event.sampling_rate < 1 for event in events):
         return None
     return _gaussian_part(events)
@@ -80,7 +83,9 @@ def _merged(events: Sequence[SumEvent]) -> list[tuple[float, float, int]]:
     mu = _gaussian_part(events)
     merged = [(math.nextafter(1 / mu, 0), 1.0, 1)] if mu else []
     return merged + [
-        (each.noise_multiplier, each.sampling_rate, each.count) for each in events if each.sampling_rate < 1
+        (each.noise_multiplier, each.sampling_rate, each.count)
+        for each in events
+        if each.sampling_rate < 1
     ]
 
 

@@ -153,7 +153,7 @@ def cumulative_table(
 
 
 def _fixed_exp(exponent: Fraction) -> int:
-    """exp of a small negative fraction in fixed point, by its Taylor series in exact integers."""
+    """Exp of a small negative fraction in fixed point, by its Taylor series in exact integers."""
     one, term, total, order = 1 << (_BITS + 32), 1 << (_BITS + 32), 0, 0
     while term:
         total += term

@@ -49,7 +49,10 @@ class SumEvent:
     def from_values(values: Mapping[str, Any]) -> SumEvent:
         """The event of a JSON form. Raises PrivacyError for another event or version."""
         expected = {"event", "version", "noise_multiplier", "sampling_rate", "count"}
-        if set(values) != expected or (values["event"], values["version"]) != ("sum", EVENT_VERSION):
+        if set(values) != expected or (values["event"], values["version"]) != (
+            "sum",
+            EVENT_VERSION,
+        ):
             raise PrivacyError(f"Expected a sum event of version {EVENT_VERSION}, found another")
         return SumEvent(
             noise_multiplier=values["noise_multiplier"],

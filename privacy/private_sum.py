@@ -33,7 +33,9 @@ from privacy.rounding import FLOAT_SLACK, LARGEST, dithered_round, rounded_sensi
 
 __all__ = ["SumMechanism", "answer", "design_sum", "noise", "released_sum"]
 
-_LOST_TO_SHARES = 4  # from the variance: what rounding shares to the integers can cost (Guarantee, above)
+_LOST_TO_SHARES = (
+    4  # from the variance: what rounding shares to the integers can cost (Guarantee, above)
+)
 _ROUNDING_LOSS = 0.01  # a wider deviation is chosen until rounding costs at most 1 % of noise
 
 
@@ -114,7 +116,9 @@ def design_sum(
     Raises:
         PrivacyError: the constants are out of range, or no deviation is wide enough.
     """
-    if not (noise_multiplier > 0 and shares >= 1 and sites >= 1 and slack >= 0 and clipping_norm > 0):
+    if not (
+        noise_multiplier > 0 and shares >= 1 and sites >= 1 and slack >= 0 and clipping_norm > 0
+    ):
         raise PrivacyError(
             f"Expected z, k, n, C > 0, found {noise_multiplier}, {shares}, {sites}, {clipping_norm}"
         )
@@ -161,7 +165,9 @@ def noise(mechanism: SumMechanism, keystream: Keystream) -> npt.NDArray[np.int64
     return sample_discrete_gaussian(mechanism.deviation, mechanism.dimension, keystream)
 
 
-def released_sum(mechanism: SumMechanism, integers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def released_sum(
+    mechanism: SumMechanism, integers: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
     """The noisy sum in the vector's unit, from the sum of the answers, shape (d,)."""
     return integers / mechanism.scale
 

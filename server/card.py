@@ -29,6 +29,7 @@ __all__ = [
     "rounds_statement",
     "server_statement",
     "training_in_words",
+    "uncovered",
     "unit_in_words",
 ]
 
@@ -50,6 +51,7 @@ _METRICS = {
     "mse": "Mean squared error",
     "mae": "Mean absolute error",
     "r2": "R²",
+    "loss": "Loss",
 }
 _SHARES_OF_ONE = ("accuracy", "precision", "recall", "f1")
 _NO_NUMBER = "–"
@@ -267,7 +269,8 @@ def _clipping(privacy: Values) -> str:
 def data_in_words(study: Study) -> list[str]:
     """Say what the records are, as the contract does; never data."""
     data = study.data
-    columns = "all columns" if isinstance(data.features, str) else f"{len(data.features)} columns"
+    count = 0 if isinstance(data.features, str) else len(data.features)
+    columns = {0: "all columns", 1: "one column"}.get(count, f"{count} columns")
     lines = [f"Task: {data.task} of {plain(data.label)} from {columns}."]
     if data.classes:
         *others, positive = (plain(each) for each in data.classes)
@@ -280,10 +283,10 @@ def data_in_words(study: Study) -> list[str]:
         "standard": "to mean 0 and deviation 1, learnt by one sum under the same guarantee",
         "none": "none",
     }
-    tested = quantity(100 * data.test_fraction)
+    share = f"{quantity(100 * data.test_fraction)} % of the units, chosen by a keyed hash"
     lines += [
         f"Training records: {quantity(data.expected_records)} over all sites, a public number.",
-        f"Kept for testing: {tested} % of the units, chosen by a keyed hash.",
+        f"Kept for testing: {share if data.test_fraction else 'none'}.",
         f"Scaling of the columns: {scaling[data.scaled]}.",
         "This card shows no data.",
     ]
@@ -340,16 +343,20 @@ def _metrics(summary: Values) -> str:
     return f"| metric | value |\n|---|---|\n{table}\n\n{_md(metrics_statement(summary))}"
 
 
-def _limits(summary: Values, privacy: Values) -> list[str]:
-    limits = [plain(each) for each in privacy.get("not_covered") or []]
-    if summary.get("simulation"):
-        limits.append(
-            "This was a simulation: whoever ran it had all records, and its noise can be "
-            "repeated from the simulation's seed. The guarantee is that of the same contract "
-            "between real sites."
+def uncovered(summary: Values, privacy: Values) -> list[str]:
+    """List what the guarantee does not speak of, that of a simulation itself included."""
+    sentences = [plain(each) for each in privacy.get("not_covered") or []]
+    if summary.get("simulation") and summary.get("trust") != "unsafe":
+        sentences.append(
+            "The simulation itself: whoever ran it had all records, and can repeat its noise from "
+            "its seed. The guarantee is that of the same contract between real sites."
         )
+    return sentences
+
+
+def _limits(summary: Values, privacy: Values) -> list[str]:
     return [
-        *limits,
+        *uncovered(summary, privacy),
         "The metrics say nothing about other populations, or about groups within this one.",
     ]
 

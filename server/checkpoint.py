@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from privacy.errors import ProtocolError, UserError
@@ -61,17 +60,19 @@ class Checkpoint:
     Arguments:
         directory: made if it is not there.
         declaration: of the run; a directory of another run is refused.
+        durable: wait until each sum is on the disk; a simulation need not.
     """
 
-    def __init__(self, directory: Path, declaration: Declaration) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, declaration: Declaration, *, durable: bool = True) -> None:
+        self._directory, self._durable = directory, durable
         directory.mkdir(parents=True, exist_ok=True)
         identity = directory / _DECLARATION
         if not identity.exists():
-            write_whole(identity, declaration.content)
+            write_whole(identity, declaration.content, durable=durable)
         elif identity.read_bytes() != declaration.content:
             raise UserError(
-                f"{directory} holds another run", hint="resume with the same study, sites and seed, or start anew"
+                f"{directory} holds another run",
+                hint="resume with the same study, sites and seed, or start anew",
             )
 
     def kept(self) -> Iterator[KeptSum]:
@@ -84,9 +85,9 @@ class Checkpoint:
             yield _kept_sum(index, head, arrays)
 
     def keep(self, kept: KeptSum) -> None:
-        """Store one sum durably."""
+        """Store one sum."""
         total = {} if kept.total is None else {"total": kept.total}
-        write_whole(self._path(kept.index), encode(kept.to_values(), total))
+        write_whole(self._path(kept.index), encode(kept.to_values(), total), durable=self._durable)
 
     def _path(self, index: int) -> Path:
         return self._directory / f"{index:06d}.sum"
@@ -101,20 +102,26 @@ def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[An
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"Expected sum {index} of this run, found something else") from error
-    if kept.index != index or (kept.total is None) != head["abandoned"] or np.ndim(kept.total) > 1:
+    if kept.index != index or (kept.total is None) != head["abandoned"]:
         raise ProtocolError(f"Expected sum {index} of this run, found another")
     return kept
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash there is all of it or nothing."""
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file so that after a crash there is all of it or nothing; `durable`: and it is on the disk."""
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    if durable:
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

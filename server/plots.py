@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from server.card import rounded_up
 
@@ -263,6 +263,8 @@ def _focus(axes: Axes, raw: Numbers, smooth: Numbers) -> int:
 def _use_logarithm(axes: Axes, values: Numbers) -> None:
     if values.min() > 0 and values.max() / values.min() > 50:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _clip_below(axes: Axes, values: Numbers) -> None:
@@ -281,7 +283,7 @@ def _thinned(series: _Series) -> _Series:
 def _dots(axes: Axes, series: _Series, *, label: str) -> None:
     few = _thinned(series)
     axes.plot(
-        few.rounds, few.values, "o", color=COLOURS["first"], alpha=0.4, markersize=4,
+        few.rounds, few.values, "o", color=COLOURS["first"], alpha=0.5, markersize=4,
         markeredgewidth=0, label=label,
     )  # fmt: skip
 

@@ -67,7 +67,11 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
     privacy = guarantee.to_values() | _covered(guarantee)
     history = _with_epsilon(outcome.history, guarantee)
     scaling = _public_scaling(guarantee)
-    save_file(outcome.parameters | scaling, directory / "model.safetensors", metadata=_model_metadata(guarantee))
+    save_file(
+        outcome.parameters | scaling,
+        directory / "model.safetensors",
+        metadata=_model_metadata(guarantee),
+    )
     save_file(_sums(outcome.sums), directory / "sums.safetensors")
     _write(directory / "study.toml", to_toml(study))
     (directory / "declaration.json").write_bytes(release.declaration.content)
@@ -76,7 +80,9 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
     _write(directory / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
     _write(directory / "card.md", render_card(study=study, summary=summary, privacy=privacy))
     plots = draw_plots(history, summary, directory / "plots")
-    report = render_report(study=study, summary=summary, privacy=privacy, history=history, plots=plots)
+    report = render_report(
+        study=study, summary=summary, privacy=privacy, history=history, plots=plots
+    )
     _write(directory / "report.html", report)
     _write(directory / "manifest.json", _json(_manifest(release, directory)))
     return summary
@@ -105,7 +111,11 @@ def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
 
 def _few(parameters: Parameters) -> dict[str, Any] | None:
     size = sum(np.size(value) for value in parameters.values())
-    return {name: value.tolist() for name, value in parameters.items()} if size <= _FEW_PARAMETERS else None
+    return (
+        {name: value.tolist() for name, value in parameters.items()}
+        if size <= _FEW_PARAMETERS
+        else None
+    )
 
 
 def _public_scaling(guarantee: Guarantee) -> Parameters:
@@ -134,13 +144,18 @@ def _sums(sums: list[KeptSum]) -> dict[str, np.ndarray[Any, Any]]:
 
 def _with_epsilon(history: list[dict[str, Any]], guarantee: Guarantee) -> list[dict[str, Any]]:
     """Each line with what its number of queries would have cost, had so many been declared (at 50 of them exactly)."""
-    asked = [number for number, line in enumerate(history, start=1) if line["function"] != "moments"]
+    asked = [
+        number for number, line in enumerate(history, start=1) if line["function"] != "moments"
+    ]
     before = len(history) - len(asked)
     exact = {round(each) for each in np.linspace(1, max(1, len(asked)), 50)}
     costs = {count: guarantee.epsilon_after(count) for count in sorted(exact)}
     lines = []
     for number, line in enumerate(history, start=1):
-        lines.append(line | {"epsilon": costs.get(number - before) if line["function"] != "moments" else None})
+        lines.append(
+            line
+            | {"epsilon": costs.get(number - before) if line["function"] != "moments" else None}
+        )
     return lines
 
 
@@ -159,7 +174,9 @@ def _covered(guarantee: Guarantee) -> dict[str, list[str]]:
         "A site that sends nonsense: it can spoil the model, not others' privacy.",
     ]
     if guarantee.study.data.scaled == "standard":
-        covered.append("The scaling of the features, which was learnt by a private sum of the same budget.")
+        covered.append(
+            "The scaling of the features, which was learnt by a private sum of the same budget."
+        )
     if privacy.trust in ("aggregate", "server"):
         not_covered.insert(
             0, "What the server saw: sums are not masked in this version, so it received every site's own sum"

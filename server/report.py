@@ -28,6 +28,7 @@ from server.card import (
     rounded_up,
     rounds_statement,
     server_statement,
+    uncovered,
     unit_in_words,
 )
 from server.plots import COLOURS
@@ -64,8 +65,8 @@ _ABOUT_METRICS = {
     "r2": "1 is perfect, 0 is always saying the mean",
 }
 _CAPTIONS = {
-    "loss": "What the model gets wrong on its training data, falling as it learns. The scatter is "
-    "the noise that hides the people in the data.",
+    "loss": "What the model gets wrong on its training data: lower is better. The scatter is the "
+    "noise that hides the people in the data.",
     "metric": "Measured by the simulator on pooled rows, without noise.",
     "epsilon": "The dashed line is the guarantee. The curve says what a study declared with only "
     "so many rounds would have cost; it is no guarantee for this one.",
@@ -110,8 +111,8 @@ def render_report(
         "severity": severity,
         "verdict": _text(verdict),
         "server": _text(server_statement(summary, privacy)),
-        "covered": _list(privacy.get("covered") or ["Nothing."]),
-        "uncovered": _list(_not_covered(summary, privacy)),
+        "covered": _list(privacy.get("covered") or [], none="Nothing."),
+        "uncovered": _list(uncovered(summary, privacy), none="Nothing is listed."),
         "rounds_statement": "" if _unsafe(summary) else _text(rounds_statement(summary)),
         "plots": "\n".join(_plot(path, summary) for path in plots) or _tag("p", "There are none."),
         "run": _facts("The run in figures", _run(study, summary, privacy)),
@@ -150,7 +151,9 @@ def _tag(name: str, inner: str, **attributes: str) -> str:
     return f"<{name}{written}>{inner}</{name}>"
 
 
-def _list(items: Iterable[str]) -> str:
+def _list(items: Sequence[str], *, none: str) -> str:
+    if not items:
+        return _tag("p", _text(none))
     return _tag("ul", "".join(_tag("li", _text(each)) for each in items))
 
 
@@ -215,7 +218,9 @@ def _figures(study: Study, summary: Values) -> str:
     else:
         about = f"with δ = {quantity(delta)}; smaller is stronger"
         figures = [_figure("Privacy budget ε", rounded_up(epsilon), about, "figure epsilon")]
-    for name, value in (summary.get("metrics") or {}).items():
+    metrics = summary.get("metrics") or {}
+    known = {name: value for name, value in metrics.items() if name in _ABOUT_METRICS}
+    for name, value in (known or metrics).items():  # others are for experts: the card has all
         figures.append(_figure(*metric_in_words(name, value), _about_metric(study, name)))
     return "".join(figures)
 
@@ -260,16 +265,6 @@ def _verdict(summary: Values) -> tuple[str, str]:
         return "care", f"More than anybody else. A weaker bound holds against the server: {figure}."
     sees = "the noisy sum over the sites" if masked else "noisy sums"
     return "good", f"Only {sees}. The same bound holds against the server: {figure}."
-
-
-def _not_covered(summary: Values, privacy: Values) -> list[str]:
-    sentences = list(privacy.get("not_covered") or [])
-    if summary.get("simulation"):
-        sentences.append(
-            "The simulation itself: whoever ran it had all records, and can repeat its noise "
-            "from its seed. The guarantee is that of the same contract between real sites."
-        )
-    return sentences
 
 
 # Plots
@@ -323,7 +318,7 @@ def _run(study: Study, summary: Values, privacy: Values) -> list[Row]:
 
 
 def _halves(sentences: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """Split `Task: regression of price.` into name and value; sentences without a name are left out."""
+    """Split `Task: regression of price.` into name and value; leave out what has no name."""
     for each in sentences:
         name, colon, value = each.partition(": ")
         if colon:
@@ -365,7 +360,7 @@ def _mechanism(summary: Values, privacy: Values) -> list[Row]:
         ("Neighbouring data", privacy.get("relation")),
         ("ε, δ", f"{_bound(summary.get('epsilon'))}, {quantity(summary.get('delta'))}"),
         ("ε against the server", _bound(against)),
-        ("μ (Gaussian DP)", rounded_up(mu) if mu is not None else "not exactly Gaussian"),
+        ("μ (Gaussian DP)", rounded_up(mu) if mu is not None else "none"),
         ("Mechanism", "none" if _unsafe(summary) else privacy.get("mechanism")),
         ("Accountant", "none" if _unsafe(summary) else privacy.get("accountant")),
         ("Noise multiplier z", quantity(summary.get("noise_multiplier"))),

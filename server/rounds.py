@@ -47,6 +47,7 @@ class Job:
         declaration: the study.
         sites: names by Flower node id; n of them, in the order of the roster.
         directory: where the checkpoint lives.
+        durable: wait for the disk after each sum.
         entropy: labels to 32 bytes; for nonces, and for noise with trust `server`.
         seconds: deadline of one trip.
         on_round: told of every query as a line of `history.jsonl`.
@@ -56,6 +57,7 @@ class Job:
     declaration: Declaration
     sites: Mapping[int, str]
     directory: Path
+    durable: bool = True
     entropy: Entropy
     seconds: float = 600.0
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
@@ -91,11 +93,13 @@ def run_study(grid: Grid, job: Job) -> Outcome:
 class _Run:
     def __init__(self, grid: Grid, job: Job) -> None:
         if len(job.sites) != job.declaration.sites:
-            raise StudyError(f"Expected {job.declaration.sites} sites, as declared, found {len(job.sites)}")
+            raise StudyError(
+                f"Expected {job.declaration.sites} sites, as declared, found {len(job.sites)}"
+            )
         self._grid, self._job = grid, job
         self._guarantee = Guarantee(job.declaration)
         self._guarantee.check()
-        self._checkpoint = Checkpoint(job.directory, job.declaration)
+        self._checkpoint = Checkpoint(job.directory, job.declaration, durable=job.durable)
         self._earlier: Iterator[KeptSum] = self._checkpoint.kept()
         self._asked: Counter[str] = Counter()
         self._sums: list[KeptSum] = []
@@ -108,14 +112,19 @@ class _Run:
         while True:
             received = self._private_sum(ask)
             line = self._history[-1]
-            line["loss"] = training_loss(self._guarantee, ask.function, received) if received else None
+            line["loss"] = (
+                training_loss(self._guarantee, ask.function, received) if received else None
+            )
             step = ask.round
             try:
                 ask = plan.send(received)
             except StopIteration as end:
                 self._report(line, step, end.value)
                 return Outcome(
-                    parameters=end.value, sums=self._sums, history=self._history, refusals=self._refusals
+                    parameters=end.value,
+                    sums=self._sums,
+                    history=self._history,
+                    refusals=self._refusals,
                 )
             self._report(line, step, ask.candidate)
 
@@ -125,7 +134,9 @@ class _Run:
             self._asked[ask.function] += 1
             kept = next(self._earlier, None) or self._trip(ask)
             if (kept.function, kept.round) != (ask.function, ask.round):
-                raise ProtocolError(f"Expected a checkpoint of this run, found another at sum {kept.index}")
+                raise ProtocolError(
+                    f"Expected a checkpoint of this run, found another at sum {kept.index}"
+                )
             self._sums.append(kept)
             self._history.append(self._line(kept))
             if kept.total is not None:
@@ -144,7 +155,11 @@ class _Run:
         answers = self._answers(content, query)
         names = [name for node, name in self._job.sites.items() if node in answers]
         enough = len(names) >= self._guarantee.tolerance.survivors
-        total = np.sum([answers[node] for node in self._job.sites if node in answers], axis=0) if enough else None
+        total = (
+            np.sum([answers[node] for node in self._job.sites if node in answers], axis=0)
+            if enough
+            else None
+        )
         kept = KeptSum(
             index=index, function=ask.function, round=ask.round, query_hash=query_hash(content),
             survivors=tuple(names), missing=tuple(each for each in self._job.sites.values() if each not in names),
@@ -170,7 +185,8 @@ class _Run:
     def _replies(self, content: bytes, index: int) -> dict[int, Message]:
         """Push one query to every site; pull until all have replied or the deadline has passed."""
         messages = [
-            query_message(content, index=index, node_id=node, seconds=self._job.seconds) for node in self._job.sites
+            query_message(content, index=index, node_id=node, seconds=self._job.seconds)
+            for node in self._job.sites
         ]
         waiting = set(self._grid.push_messages(messages))
         deadline = time.monotonic() + self._job.seconds
@@ -186,7 +202,10 @@ class _Run:
 
     def _checked(self, message: Message, name: str, function: str) -> npt.NDArray[Any]:
         """A site's vector, if an honest site could have sent it; int64 (float64 with trust `unsafe`)."""
-        answer, mechanism = SumAnswer.from_bytes(content_of(message)), self._guarantee.mechanism(function)
+        answer, mechanism = (
+            SumAnswer.from_bytes(content_of(message)),
+            self._guarantee.mechanism(function),
+        )
         dimension = self._guarantee.stage(function).dimension
         if mechanism is None:
             return answer.checked(name, dimension, np.float64, np.inf)

@@ -31,11 +31,19 @@ class InProcessGrid(Grid):
     One run a process at a time: Flower keeps the identity of the running task in a global.
     """
 
-    def __init__(self, apps: Mapping[int, ClientApp], *, drops: Callable[[Message], bool] = lambda _message: False) -> None:
+    def __init__(
+        self,
+        apps: Mapping[int, ClientApp],
+        *,
+        drops: Callable[[Message], bool] = lambda _message: False,
+    ) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _SERVER_NODE, 1
         self._apps = dict(apps)
         self._contexts = {
-            node: Context(run_id=_RUN, node_id=node, node_config={}, state=RecordDict(), run_config={}) for node in apps
+            node: Context(
+                run_id=_RUN, node_id=node, node_config={}, state=RecordDict(), run_config={}
+            )
+            for node in apps
         }
         self._drops = drops
         self._replies: dict[str, Message] = {}
@@ -50,7 +58,12 @@ class InProcessGrid(Grid):
         return Run.create_empty(_RUN)
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Deprecated by Flower; kept because its interface asks for it."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
@@ -67,7 +80,9 @@ class InProcessGrid(Grid):
         """Replies to these messages, each handed out once."""
         return [self._replies.pop(each) for each in message_ids if each in self._replies]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Push, then pull."""
         return self.pull_messages(self.push_messages(messages))
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, RecordDict
 
-from client.answers import Site, units_of
+from client.answers import Site, scaled_units, units_of
 from client.app import make_client_app
 from client.sources import load, published_bounds
 from client.tables import Records, check_pooled, records_of
@@ -141,7 +141,8 @@ class _Federation:
         study, model, test = self.study, model_of(self.study), self.test
         features = test.features
         if SCALING_NAMES[0] in parameters:
-            features = standardise(features, *(np.asarray(parameters[name]) for name in SCALING_NAMES))
+            mean, deviation = (np.asarray(parameters[name], np.float64) for name in SCALING_NAMES)
+            features = standardise(features, mean, deviation)
         own = {name: parameters[name] for name in model.shapes}
         loss = mean_loss(model, own, features, test.labels)
         predicted = model.predict(own, features)
@@ -160,7 +161,9 @@ def _prepare(study: Study, options: Options) -> _Federation:
     if options.trust is not None:
         study = _with_trust(study, options.trust)
     table = load(study, options.data)
-    published = published_bounds(study.data.source) if options.data is None and study.data.source else {}
+    published = (
+        published_bounds(study.data.source) if options.data is None and study.data.source else {}
+    )
     study = freeze(study, list(table.columns), published)
     records = records_of(table, study)
     partition = parse_partition(options.partition)
@@ -175,7 +178,11 @@ def _prepare(study: Study, options: Options) -> _Federation:
         units_of(records.select(share), study)
     test = records.test_part() if study.data.test_fraction else records.train_part()
     return _Federation(
-        declaration=declaration, records=records, shares=shares, test=_units(test, study), root=root
+        declaration=declaration,
+        records=records,
+        shares=shares,
+        test=scaled_units(test, study),
+        root=root,
     )
 
 
@@ -187,10 +194,13 @@ def _with_trust(study: Study, trust: Trust) -> Study:
     """The same study at another level of trust; without privacy it has no budget."""
     privacy = study.privacy
     if trust == "unsafe":
-        return replace(study, privacy=replace(privacy, trust=trust, epsilon=None, noise_multiplier=None))
+        return replace(
+            study, privacy=replace(privacy, trust=trust, epsilon=None, noise_multiplier=None)
+        )
     if privacy.trust == "unsafe":
         raise UserError(
-            f"--trust {trust}: the study has no privacy budget", hint="give it privacy.epsilon, and privacy.trust"
+            f"--trust {trust}: the study has no privacy budget",
+            hint="give it privacy.epsilon, and privacy.trust",
         )
     return replace(study, privacy=replace(privacy, trust=trust))
 
@@ -213,7 +223,7 @@ def _run(federation: _Federation, options: Options, checkpoint: Path) -> Outcome
         return federation.metrics(candidate) if wanted else None
 
     job = Job(
-        declaration=federation.declaration, sites=names, directory=checkpoint, entropy=federation.entropy("coordinator"),
+        declaration=federation.declaration, sites=names, directory=checkpoint, durable=False, entropy=federation.entropy("coordinator"),
         on_round=options.on_round, evaluate=evaluate,
     )  # fmt: skip
     grid = InProcessGrid(apps, drops=random_drops(options.drop, simulation_seed=options.seed))

@@ -55,7 +55,9 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, str):
-        value.encode("utf-8")  # a lone surrogate has no canonical form: UnicodeEncodeError is a ValueError
+        value.encode(
+            "utf-8"
+        )  # a lone surrogate has no canonical form: UnicodeEncodeError is a ValueError
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):

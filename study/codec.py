@@ -31,14 +31,21 @@ _DTYPES = ("float32", "float64", "int32", "int64", "uint32", "uint64")
 def encode(head: Mapping[str, Any], arrays: Arrays) -> bytes:
     """The bytes of a message. Equal arguments give equal bytes."""
     text = canonical_json(head)
-    body = save({name: _checked(np.ascontiguousarray(value).reshape(value.shape)) for name, value in arrays.items()})
+    body = save(
+        {
+            name: _checked(np.ascontiguousarray(value).reshape(value.shape))
+            for name, value in arrays.items()
+        }
+    )
     return _LENGTH.pack(len(text)) + text + body
 
 
 def decode(data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Head and arrays of a message. Raises ProtocolError for bytes that `encode` does not write."""
     if len(data) < _LENGTH.size:
-        raise ProtocolError(f"Expected a message of at least {_LENGTH.size} bytes, found {len(data)}")
+        raise ProtocolError(
+            f"Expected a message of at least {_LENGTH.size} bytes, found {len(data)}"
+        )
     (length,) = _LENGTH.unpack_from(data)
     text, body = data[_LENGTH.size : _LENGTH.size + length], data[_LENGTH.size + length :]
     if len(text) < length:

@@ -17,7 +17,17 @@ from typing import Literal
 
 from study.settings import ImpossibleSettingError, check, setting
 
-__all__ = ["FORMAT", "Bounds", "Data", "Model", "Privacy", "Sites", "Study", "Training", "tolerance_hint"]
+__all__ = [
+    "FORMAT",
+    "Bounds",
+    "Data",
+    "Model",
+    "Privacy",
+    "Sites",
+    "Study",
+    "Training",
+    "tolerance_hint",
+]
 
 FORMAT = 1
 """The version of the file format; a study of another version is refused, never guessed at."""
@@ -42,13 +52,14 @@ class Data:
         default=None,
     )
     classes: tuple[str, ...] = setting(
-        "Classification: every class; the last is the positive one. More than two: macro averages.", default=()
+        "Classification: every class; the last is the positive one. More than two: macro averages.",
+        default=(),
     )
     label_bounds: Bounds | None = setting(
         "Regression: public bounds of the label; needed under privacy.", default=None
     )
     features: Literal["all"] | tuple[str, ...] = setting(
-        "The columns that the model sees, in this order. \"all\" is for simulations: every column but the label\n"
+        'The columns that the model sees, in this order. "all" is for simulations: every column but the label\n'
         "and the unit; `discreet study freeze` writes the names for real sites.",
         default="all",
     )
@@ -60,7 +71,8 @@ class Data:
     )
     split_key: str = setting("Key of that hash: another key is another split.", default="1")
     unit: str | None = setting(
-        "The column that names the privacy unit, e.g. a patient's number; absent: every record is one.", default=None
+        "The column that names the privacy unit, e.g. a patient's number; absent: every record is one.",
+        default=None,
     )
     records_per_unit: int = setting(
         "At most so many records of one unit are used at a site; the others are left out.",
@@ -74,9 +86,9 @@ class Data:
         at_least=1,
     )
     scaling: Literal["bounds", "standard", "none"] | None = setting(
-        "How features are brought to one scale. \"bounds\": to [0, 1] by their public bounds. \"standard\": then to\n"
-        "mean 0 and deviation 1, learnt by one private sum that is part of the budget. \"none\": as they are.\n"
-        "Absent: \"bounds\" where bounds are given, else \"none\".",
+        'How features are brought to one scale. "bounds": to [0, 1] by their public bounds. "standard": then to\n'
+        'mean 0 and deviation 1, learnt by one private sum that is part of the budget. "none": as they are.\n'
+        'Absent: "bounds" where bounds are given, else "none".',
         default=None,
     )
     beyond_bounds: Literal["refuse", "clamp"] = setting(
@@ -96,14 +108,27 @@ class Data:
         else:
             _require(not self.classes, "data.classes", "nothing, for a regression", self.classes)
         if self.label_bounds is not None:
-            _require(self.task == "regression", "data.label_bounds", "nothing, for a classification", self.label_bounds)
+            _require(
+                self.task == "regression",
+                "data.label_bounds",
+                "nothing, for a classification",
+                self.label_bounds,
+            )
             _require_bounds("data.label_bounds", self.label_bounds)
         if isinstance(self.features, tuple):
             _require_features(self)
         if self.unit is None:
-            _require(self.sites_per_unit == 1, "data.sites_per_unit", "1 unless data.unit is named", self.sites_per_unit)
             _require(
-                self.records_per_unit == 1, "data.records_per_unit", "1 unless data.unit is named", self.records_per_unit
+                self.sites_per_unit == 1,
+                "data.sites_per_unit",
+                "1 unless data.unit is named",
+                self.sites_per_unit,
+            )
+            _require(
+                self.records_per_unit == 1,
+                "data.records_per_unit",
+                "1 unless data.unit is named",
+                self.records_per_unit,
             )
         _require(self.unit != self.label, "data.unit", "another column than the label", self.unit)
 
@@ -124,16 +149,24 @@ class Model:
     kind: Literal["linear", "logistic", "softmax", "mlp", "cnn"] = setting(
         "linear (regression), logistic (two classes), softmax (any classes), mlp, or cnn (square grey images)."
     )
-    hidden: tuple[int, ...] = setting("mlp: width of every hidden layer.", default=(), at_least=1, at_most=65_536)
+    hidden: tuple[int, ...] = setting(
+        "mlp: width of every hidden layer.", default=(), at_least=1, at_most=65_536
+    )
     activation: Literal["relu", "tanh"] = setting("mlp: between its layers.", default="relu")
     precision: Literal["float32", "float64"] | None = setting(
-        "Numbers of the gradients. Absent: float64 for linear, logistic and softmax, else float32.", default=None
+        "Numbers of the gradients. Absent: float64 for linear, logistic and softmax, else float32.",
+        default=None,
     )
 
     def __post_init__(self) -> None:
         check(self, "model")
         if self.kind == "mlp":
-            _require(len(self.hidden) > 0, "model.hidden", "at least one width, e.g. [64], for an mlp", self.hidden)
+            _require(
+                len(self.hidden) > 0,
+                "model.hidden",
+                "at least one width, e.g. [64], for an mlp",
+                self.hidden,
+            )
         else:
             _require(not self.hidden, "model.hidden", f"nothing, for {self.kind}", self.hidden)
 
@@ -158,7 +191,10 @@ class Training:
         default="dp-fedsgd",
     )
     spare_rounds: int = setting(
-        "Charged as well, for rounds that have to be abandoned.", default=0, at_least=0, at_most=1_000_000
+        "Charged as well, for rounds that have to be abandoned.",
+        default=0,
+        at_least=0,
+        at_most=1_000_000,
     )
     sampling_rate: float = setting(
         "Every round each unit takes part with this probability, drawn in secret. 1 (everybody) is the least noisy\n"
@@ -167,25 +203,35 @@ class Training:
         above=0,
         at_most=1,
     )
-    optimizer: Literal["sgd", "momentum", "adam"] = setting("What is done with a noisy gradient.", default="adam")
+    optimizer: Literal["sgd", "momentum", "adam"] = setting(
+        "What is done with a noisy gradient.", default="adam"
+    )
     learning_rate: float | Literal["auto"] = setting(
-        "A number; or \"auto\": a rule measured on tabular data, for adam.", default="auto", above=0
+        'A number; or "auto": a rule measured on tabular data, for adam.', default="auto", above=0
     )
     schedule: Literal["constant", "cosine", "step"] = setting(
         "How the learning rate goes on: cosine falls to zero, step is divided by ten at 1/2 and at 3/4 of the rounds.",
         default="constant",
     )
     average: Literal["last-half", "none"] = setting(
-        "The released model: the mean of the last half of the iterates, or the last one.", default="last-half"
+        "The released model: the mean of the last half of the iterates, or the last one.",
+        default="last-half",
     )
     signal: bool = setting(
-        "Learn the training loss too, as one more coordinate of the same clipped vector.", default=True
+        "Learn the training loss too, as one more coordinate of the same clipped vector.",
+        default=True,
     )
     stop_below: float | None = setting(
-        "Stop when the smoothed private training loss falls below this; spends no less.", default=None, above=0
+        "Stop when the smoothed private training loss falls below this; spends no less.",
+        default=None,
+        above=0,
     )
-    local_steps: int | None = setting("dp-fedavg: gradient steps at a site each round.", default=None, at_least=1, at_most=10_000)
-    local_learning_rate: float | None = setting("dp-fedavg: their learning rate.", default=None, above=0)
+    local_steps: int | None = setting(
+        "dp-fedavg: gradient steps at a site each round.", default=None, at_least=1, at_most=10_000
+    )
+    local_learning_rate: float | None = setting(
+        "dp-fedavg: their learning rate.", default=None, above=0
+    )
 
     def __post_init__(self) -> None:
         check(self, "training")
@@ -196,16 +242,31 @@ class Training:
             _require((value is not None) == averaging, f"training.{name}", expected, value)
         if averaging:
             _require(
-                self.sampling_rate == 1, "training.sampling_rate", "1, for dp-fedavg: the cohort is public", self.sampling_rate
+                self.sampling_rate == 1,
+                "training.sampling_rate",
+                "1, for dp-fedavg: the cohort is public",
+                self.sampling_rate,
             )
             _require(
-                self.learning_rate != "auto", "training.learning_rate", "a number, e.g. 1.0 with sgd, for dp-fedavg",
+                self.learning_rate != "auto",
+                "training.learning_rate",
+                "a number, e.g. 1.0 with sgd, for dp-fedavg",
                 self.learning_rate,
             )
         if self.learning_rate == "auto":
-            _require(self.optimizer == "adam", "training.learning_rate", f"a number, for {self.optimizer}", "auto")
+            _require(
+                self.optimizer == "adam",
+                "training.learning_rate",
+                f"a number, for {self.optimizer}",
+                "auto",
+            )
         if self.stop_below is not None:
-            _require(self.signal, "training.stop_below", "nothing without training.signal", self.stop_below)
+            _require(
+                self.signal,
+                "training.stop_below",
+                "nothing without training.signal",
+                self.stop_below,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,28 +285,47 @@ class Privacy:
         at_most=1000,
     )
     noise_multiplier: float | None = setting(
-        "Standard deviation of the noise over the sensitivity of one sum.", default=None, above=0, at_most=1e6
+        "Standard deviation of the noise over the sensitivity of one sum.",
+        default=None,
+        above=0,
+        at_most=1e6,
     )
-    delta: float = setting("The probability that the guarantee does not cover.", default=1e-5, above=0, below=1)
+    delta: float = setting(
+        "The probability that the guarantee does not cover.", default=1e-5, above=0, below=1
+    )
     clipping: Literal["flat", "automatic"] = setting(
-        "flat: g min(1, C/|g|). automatic: C g/(|g| + 0.01 C), which needs no tuning of C.", default="flat"
+        "flat: g min(1, C/|g|). automatic: C g/(|g| + 0.01 C), which needs no tuning of C.",
+        default="flat",
     )
-    clipping_norm: float = setting("C, the largest norm of one unit's part.", default=1.0, above=0, at_most=1e9)
+    clipping_norm: float = setting(
+        "C, the largest norm of one unit's part.", default=1.0, above=0, at_most=1e9
+    )
     max_colluding: int = setting(
         "c: so many sites may put together what they know; at least 1, as every site knows its own noise.",
         default=1,
         at_least=1,
     )
-    max_dropouts: int = setting("D: so many sites may be missing in a round.", default=0, at_least=0)
+    max_dropouts: int = setting(
+        "D: so many sites may be missing in a round.", default=0, at_least=0
+    )
 
     def __post_init__(self) -> None:
         check(self, "privacy")
-        given = [name for name in ("epsilon", "noise_multiplier") if getattr(self, name) is not None]
+        given = [
+            name for name in ("epsilon", "noise_multiplier") if getattr(self, name) is not None
+        ]
         if self.trust == "unsafe":
-            _require(not given, "privacy", "neither epsilon nor noise_multiplier with unsafe", " and ".join(given))
+            _require(
+                not given,
+                "privacy",
+                "neither epsilon nor noise_multiplier with unsafe",
+                " and ".join(given),
+            )
         else:
             found = " and ".join(given) or None
-            _require(len(given) == 1, "privacy", "exactly one of epsilon and noise_multiplier", found)
+            _require(
+                len(given) == 1, "privacy", "exactly one of epsilon and noise_multiplier", found
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +333,10 @@ class Sites:
     """Who takes part."""
 
     minimum: int = setting(
-        "The smallest number of sites; more than max_colluding + 2 max_dropouts.", default=2, at_least=1, at_most=128
+        "The smallest number of sites; more than max_colluding + 2 max_dropouts.",
+        default=2,
+        at_least=1,
+        at_most=128,
     )
     maximum_records: int | None = setting(
         "No site holds more training records than this public number. Absent: data.expected_records.",
@@ -276,7 +359,9 @@ class Study:
     training: Training
     privacy: Privacy
     sites: Sites = field(default_factory=Sites)
-    purpose: str = setting("What the model is for, in a sentence that a patient could read.", default="")
+    purpose: str = setting(
+        "What the model is for, in a sentence that a patient could read.", default=""
+    )
     version: int = setting("The author's own number of this study.", default=1, at_least=1)
 
     def __post_init__(self) -> None:
@@ -301,31 +386,51 @@ class Study:
 
     def _check_model(self) -> None:
         kind, task, classes = self.model.kind, self.data.task, self.data.classes
-        kinds = {"classification": ("logistic", "softmax", "mlp", "cnn"), "regression": ("linear", "mlp")}[task]
-        _require(kind in kinds, "model.kind", " or ".join(f'"{each}"' for each in kinds) + f" for a {task}", kind)
+        kinds = {
+            "classification": ("logistic", "softmax", "mlp", "cnn"),
+            "regression": ("linear", "mlp"),
+        }[task]
+        _require(
+            kind in kinds,
+            "model.kind",
+            " or ".join(f'"{each}"' for each in kinds) + f" for a {task}",
+            kind,
+        )
         if kind == "logistic":
-            _require(len(classes) == 2, "data.classes", "two classes, for logistic (softmax takes more)", classes)
+            _require(
+                len(classes) == 2,
+                "data.classes",
+                "two classes, for logistic (softmax takes more)",
+                classes,
+            )
 
     def _check_private(self) -> None:
         data = self.data
         if data.task == "regression" and data.label_bounds is None:
             raise ImpossibleSettingError(
-                "data.label_bounds", expected="public bounds such as [0.0, 50.0]", actual=None,
+                "data.label_bounds",
+                expected="public bounds such as [0.0, 50.0]",
+                actual=None,
                 hint="under privacy the label is scaled by bounds that everybody may know",
             )
         _require(
-            data.scaled != "none" or self.model.kind == "cnn" or not data.bounds, "data.scaling",
-            '"bounds" or "standard" where bounds are given', data.scaled,
+            data.scaled != "none" or self.model.kind == "cnn" or not data.bounds,
+            "data.scaling",
+            '"bounds" or "standard" where bounds are given',
+            data.scaled,
         )
         smallest = self.privacy.max_colluding + 2 * self.privacy.max_dropouts + 1
         if self.privacy.trust != "local" and self.sites.minimum < smallest:
             raise ImpossibleSettingError(
-                "sites.minimum", expected=f"at least {smallest}, more than max_colluding + 2 max_dropouts",
-                actual=self.sites.minimum, hint=tolerance_hint(self.privacy),
+                "sites.minimum",
+                expected=f"at least {smallest}, more than max_colluding + 2 max_dropouts",
+                actual=self.sites.minimum,
+                hint=tolerance_hint(self.privacy),
             )
         if self.privacy.max_dropouts >= self.sites.minimum:
             raise ImpossibleSettingError(
-                "privacy.max_dropouts", expected=f"fewer than sites.minimum = {self.sites.minimum}",
+                "privacy.max_dropouts",
+                expected=f"fewer than sites.minimum = {self.sites.minimum}",
                 actual=self.privacy.max_dropouts,
             )
 
@@ -344,7 +449,11 @@ def _require(holds: bool, name: str, expected: str, actual: object) -> None:
 
 
 def _require_bounds(name: str, bounds: object) -> None:
-    numbers = isinstance(bounds, tuple) and len(bounds) == 2 and all(type(each) in (int, float) for each in bounds)
+    numbers = (
+        isinstance(bounds, tuple)
+        and len(bounds) == 2
+        and all(type(each) in (int, float) for each in bounds)
+    )
     holds = numbers and -1e300 < bounds[0] < bounds[1] < 1e300  # type: ignore[index]
     _require(bool(holds), name, "two numbers, the lower first, e.g. [0.0, 1.0]", bounds)
 
@@ -358,7 +467,9 @@ def _require_features(data: Data) -> None:
     features = data.features
     _require(len(features) > 0, "data.features", 'at least one column, or "all"', features)
     _require(len(set(features)) == len(features), "data.features", "every column once", features)
-    _require(data.label not in features, "data.features", "columns other than the label", data.label)
+    _require(
+        data.label not in features, "data.features", "columns other than the label", data.label
+    )
     _require(data.unit not in features, "data.features", "columns other than the unit", data.unit)
 
 

@@ -38,7 +38,9 @@ Floats = npt.NDArray[np.float64]
 SCALING_NAMES = ("scaling.mean", "scaling.deviation")
 """Arrays of a query that standard scaling has learnt."""
 
-_SIGNAL_SHARE = 0.25  # of C: what the loss may take of a unit's norm, 3 % of the gradient's where both are full
+_SIGNAL_SHARE = (
+    0.25  # of C: what the loss may take of a unit's norm, 3 % of the gradient's where both are full
+)
 _MOMENTS_TILE = 256
 
 
@@ -62,7 +64,9 @@ class Units:
         """The chosen units, renumbered in order."""
         rows = chosen[self.groups]
         numbers = np.cumsum(chosen) - 1
-        return Units(self.features[rows], self.labels[rows], numbers[self.groups[rows]], int(chosen.sum()))
+        return Units(
+            self.features[rows], self.labels[rows], numbers[self.groups[rows]], int(chosen.sum())
+        )
 
 
 class Contributor:
@@ -83,7 +87,9 @@ class Contributor:
         """Units of this site that sampling draws from; a site that is itself the unit is one."""
         return 1 if self._study.training.algorithm == "dp-fedavg" else self._units.count
 
-    def clipped_sum(self, function: str, parameters: Arrays, chosen: npt.NDArray[np.bool_]) -> Floats:
+    def clipped_sum(
+        self, function: str, parameters: Arrays, chosen: npt.NDArray[np.bool_]
+    ) -> Floats:
         """Sum of the chosen units' clipped vectors, float64, shape (d,).
 
         Arguments:
@@ -101,7 +107,9 @@ class Contributor:
             return self._delta(stage, model, parameters)
         return self._gradient(stage, model, parameters, chosen)
 
-    def _gradient(self, stage: Stage, model: Parameters, sent: Arrays, chosen: npt.NDArray[np.bool_]) -> Floats:
+    def _gradient(
+        self, stage: Stage, model: Parameters, sent: Arrays, chosen: npt.NDArray[np.bool_]
+    ) -> Floats:
         total = np.zeros(stage.dimension)
         for block in self._blocks(stage, sent, chosen):
             gradients = unit_gradients(self._model, model, block)
@@ -191,7 +199,8 @@ class Contributor:
     def _made_blocks(self, stage: Stage, sent: Arrays, units: Units, minimum: int) -> list[Block]:
         features = units.features
         if SCALING_NAMES[0] in sent:
-            features = standardise(features, *(sent[name] for name in SCALING_NAMES))
+            mean, deviation = (sent[name] for name in SCALING_NAMES)
+            features = standardise(features, mean, deviation)
         return make_blocks(
             features, units.labels, units=units.groups, block_units=stage.block_units,
             rows_per_unit=self._study.data.records_per_unit, dtype=np.dtype(self._model.dtype), minimum_blocks=minimum,
@@ -205,7 +214,7 @@ def check_parameters(study: Study, function: str, sent: Arrays) -> None:
         model = model_of(study)
         expected = {name: (shape, model.dtype) for name, shape in model.shapes.items()}
         if study.data.scaled == "standard":
-            expected |= {name: ((model.inputs,), np.float64) for name in SCALING_NAMES}
+            expected |= dict.fromkeys(SCALING_NAMES, ((model.inputs,), np.float64))
     if set(sent) != set(expected):
         raise ProtocolError(f"Expected parameters {', '.join(expected) or 'none'}")
     for name, (shape, dtype) in expected.items():
@@ -237,4 +246,3 @@ def _position_in_group(groups: npt.NDArray[np.int64], count: int) -> npt.NDArray
     position = np.empty(len(groups), dtype=np.int64)
     position[order] = np.arange(len(groups)) - starts[groups[order]]
     return position
-

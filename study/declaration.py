@@ -51,14 +51,17 @@ class Declaration:
         tolerated = privacy.max_colluding + 2 * privacy.max_dropouts
         if privacy.trust in ("aggregate", "server") and self.sites <= tolerated:
             raise StudyError(
-                f"Expected more than {tolerated} sites, found {self.sites}", hint=tolerance_hint(privacy)
+                f"Expected more than {tolerated} sites, found {self.sites}",
+                hint=tolerance_hint(privacy),
             )
         if (self.noise_multiplier is None) != (privacy.trust == "unsafe"):
             raise StudyError("Expected a noise multiplier, except for a study without privacy")
         if self.noise_multiplier is not None and not 0 < self.noise_multiplier <= 1e7:
             raise StudyError(f"Expected noise_multiplier={self.noise_multiplier} > 0")
         if privacy.noise_multiplier not in (None, self.noise_multiplier):
-            raise StudyError("Expected the noise multiplier that the study itself gives, found another")
+            raise StudyError(
+                "Expected the noise multiplier that the study itself gives, found another"
+            )
         if not re.fullmatch("[0-9a-f]{32}", self.nonce):
             raise StudyError("Expected a nonce of 32 hexadecimal digits")
 
@@ -67,7 +70,11 @@ class Declaration:
         values = {
             "protocol": PROTOCOL, "study": study_to_values(self.study), "sites": self.sites, "nonce": self.nonce,
         }  # fmt: skip
-        return values if self.noise_multiplier is None else values | {"noise_multiplier": self.noise_multiplier}
+        return (
+            values
+            if self.noise_multiplier is None
+            else values | {"noise_multiplier": self.noise_multiplier}
+        )
 
     @functools.cached_property
     def content(self) -> bytes:

@@ -11,7 +11,14 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from privacy.errors import ProtocolError
 from study.queries import Refusal
 
-__all__ = ["ACTION", "answer_message", "content_of", "query_message", "refusal_message", "refusal_of"]
+__all__ = [
+    "ACTION",
+    "answer_message",
+    "content_of",
+    "query_message",
+    "refusal_message",
+    "refusal_of",
+]
 
 ACTION = "sum"
 """The action of Flower's `query` message that a site's ClientApp answers."""

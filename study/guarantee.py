@@ -83,7 +83,11 @@ def tolerance_of(study: Study, sites: int) -> Tolerance:
     survivors = sites - privacy.max_dropouts
     shares = survivors - privacy.max_colluding if privacy.trust == "aggregate" else 1
     return Tolerance(
-        sites=sites, colluding=privacy.max_colluding, missing=privacy.max_dropouts, survivors=survivors, shares=shares
+        sites=sites,
+        colluding=privacy.max_colluding,
+        missing=privacy.max_dropouts,
+        survivors=survivors,
+        shares=shares,
     )
 
 
@@ -179,7 +183,9 @@ class Guarantee:
     def mechanism(self, function: str) -> SumMechanism | None:
         """The private sum of one stage; None with trust `unsafe`."""
         z = self.declaration.noise_multiplier
-        return None if z is None else _mechanism(self.study, self.tolerance, self.stage(function), z)
+        return (
+            None if z is None else _mechanism(self.study, self.tolerance, self.stage(function), z)
+        )
 
     def events(self) -> list[SumEvent]:
         """What the accountant is told of the whole study, spares included."""
@@ -217,12 +223,14 @@ class Guarantee:
         events = _events(self.stages[:-1], z)
         last = self.stages[-1]
         if rounds:
-            events.append(SumEvent(noise_multiplier=z, sampling_rate=last.sampling_rate, count=rounds))
+            events.append(
+                SumEvent(noise_multiplier=z, sampling_rate=last.sampling_rate, count=rounds)
+            )
         return self._epsilon(events, QUICK)
 
     @property
     def mu(self) -> float | None:
-        """mu of Gaussian differential privacy, where it is exact."""
+        """Mu of Gaussian differential privacy, where it is exact."""
         return None if self.declaration.noise_multiplier is None else mu_of(self.events())
 
     def check(self) -> None:
@@ -231,11 +239,15 @@ class Guarantee:
         if promised is not None and (found is None or found > promised):
             raise PrivacyError(f"Expected noise for epsilon={promised:g}, found noise for {found}")
         for stage in self.stages:
-            self.mechanism(stage.function)  # raises where no noise can be sampled that is wide enough
+            self.mechanism(
+                stage.function
+            )  # raises where no noise can be sampled that is wide enough
         draws = sum(stage.count for stage in self.stages)
         unlikely = draws * OVERFLOW * (1 + math.exp(min(found or 0.0, 700.0)))
         if found is not None and unlikely > _FOR_OVERFLOW * self.study.privacy.delta:
-            raise PrivacyError(f"Expected epsilon and delta in a range that can be proved, found {found:g}")
+            raise PrivacyError(
+                f"Expected epsilon and delta in a range that can be proved, found {found:g}"
+            )
 
     def to_values(self) -> dict[str, Any]:
         """The guarantee as plain values, for `privacy.json`."""
@@ -286,7 +298,11 @@ def _accounted_delta(study: Study) -> float:
 
 def _events(stages: Sequence[Stage], z: float) -> list[SumEvent]:
     return [
-        SumEvent(noise_multiplier=z * each.noise_ratio, sampling_rate=each.sampling_rate, count=each.count)
+        SumEvent(
+            noise_multiplier=z * each.noise_ratio,
+            sampling_rate=each.sampling_rate,
+            count=each.count,
+        )
         for each in stages
     ]
 

@@ -17,7 +17,10 @@ def feature_names(study: Study) -> tuple[str, ...]:
     """The columns of a frozen study, in order. Raises where they still say "all"."""
     if isinstance(study.data.features, str):
         raise ImpossibleSettingError(
-            "data.features", expected="the names of columns", actual="all", hint="run: discreet study freeze FILE"
+            "data.features",
+            expected="the names of columns",
+            actual="all",
+            hint="run: discreet study freeze FILE",
         )
     return study.data.features
 
@@ -40,6 +43,8 @@ def _image(inputs: int) -> tuple[int, int, int]:
     side = math.isqrt(inputs)
     if side * side != inputs or side < 8:
         raise ImpossibleSettingError(
-            "model.kind", expected="a square grey image of at least 8 x 8 features for a cnn", actual=f"{inputs} features"
+            "model.kind",
+            expected="a square grey image of at least 8 x 8 features for a cnn",
+            actual=f"{inputs} features",
         )
     return side, side, 1

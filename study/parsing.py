@@ -60,11 +60,7 @@ def study_from_values(document: Mapping[str, Any]) -> Study:
     if type(version) is not int or version != FORMAT:
         raise ImpossibleSettingError("format", expected=f"format = {FORMAT}", actual=version)
     _refuse_unknown("", document, ["format", *SECTIONS])
-    parts = {
-        each: _section(each, document.get(each, {}))
-        for each in SECTIONS
-        if each != "study"
-    }
+    parts = {each: _section(each, document.get(each, {})) for each in SECTIONS if each != "study"}
     return Study(**_arguments("study", Study, document.get("study", {})), **parts)
 
 
@@ -92,7 +88,9 @@ def _section(name: str, values: Any) -> Any:
     if name == "data":
         bounds = values.get("bounds", {})
         if not isinstance(bounds, Mapping):
-            raise ImpossibleSettingError("data.bounds", expected="a table [data.bounds]", actual=bounds)
+            raise ImpossibleSettingError(
+                "data.bounds", expected="a table [data.bounds]", actual=bounds
+            )
         arguments["bounds"] = {key: _frozen(pair) for key, pair in bounds.items()}
     return SECTIONS[name](**arguments)
 
@@ -132,7 +130,8 @@ def _line_of(text: str, name: str) -> int | None:
     if name.startswith("data.bounds."):
         places = [("data.bounds", name.removeprefix("data.bounds.").strip('"'))]
     elif "." in name:
-        places = [tuple(name.split(".", 1))]
+        section, _, key = name.partition(".")
+        places = [(section, key)]
     else:
         places = [(name, ""), ("", name)]
     return next((line for section, key in places if (line := _find(text, section, key))), None)

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from gradients import Model, Optimizer, Parameters, make_optimizer
 from privacy.errors import RoundAbandonedError
-from study.contributions import SCALING_NAMES, loss_of_signal
 from study.contract import Study
+from study.contributions import SCALING_NAMES, loss_of_signal
 from study.guarantee import Guarantee, Stage
 from study.models import model_of
 from study.scaling import moments_to_standard
@@ -179,7 +179,9 @@ class _LastHalf:
     """The mean of the last half of the iterates, where the study asks for it."""
 
     def __init__(self, study: Study) -> None:
-        self._after = study.training.rounds // 2 if study.training.average == "last-half" else math.inf
+        self._after = (
+            study.training.rounds // 2 if study.training.average == "last-half" else math.inf
+        )
         self._total: Floats | None = None
         self._count = 0
 
@@ -195,4 +197,6 @@ class _LastHalf:
 def _may_stop(study: Study, losses: list[float | None]) -> bool:
     threshold = study.training.stop_below
     recent = [loss for loss in losses[-_SMOOTHING:] if loss is not None]
-    return threshold is not None and len(recent) == _SMOOTHING and sum(recent) / _SMOOTHING < threshold
+    return (
+        threshold is not None and len(recent) == _SMOOTHING and sum(recent) / _SMOOTHING < threshold
+    )

@@ -80,7 +80,11 @@ class SumQuery:
         """The query of a message. Raises ProtocolError."""
         head, arrays = decode(data)
         _require_keys(head, "sum-query", {"declaration", "index", "function", "nonce"})
-        if type(head["index"]) is not int or not 0 <= head["index"] < 2**31 or not isinstance(head["function"], str):
+        if (
+            type(head["index"]) is not int
+            or not 0 <= head["index"] < 2**31
+            or not isinstance(head["function"], str)
+        ):
             raise ProtocolError("Expected a number and a function of the query")
         return SumQuery(
             declaration=Declaration.from_bytes(canonical_json(head["declaration"])), index=head["index"],
@@ -112,11 +116,17 @@ class SumAnswer:
         """The answer of a message. Raises ProtocolError."""
         head, arrays = decode(data)
         _require_keys(head, "sum-answer", {"query", "nonce"})
-        if set(arrays) != {"vector"} or arrays["vector"].ndim != 1 or not isinstance(head["query"], str):
+        if (
+            set(arrays) != {"vector"}
+            or arrays["vector"].ndim != 1
+            or not isinstance(head["query"], str)
+        ):
             raise ProtocolError("Expected an answer with one vector")
         return SumAnswer(query_hash=head["query"], vector=arrays["vector"], nonce=_nonce(head))
 
-    def checked(self, query_hash: str, dimension: int, dtype: npt.DTypeLike, largest: float) -> npt.NDArray[Any]:
+    def checked(
+        self, query_hash: str, dimension: int, dtype: npt.DTypeLike, largest: float
+    ) -> npt.NDArray[Any]:
         """The vector, if this is an answer to that query and within what an honest site can send.
 
         Raises:
@@ -126,7 +136,10 @@ class SumAnswer:
             raise ProtocolError("Expected an answer to this query, found one to another")
         if self.vector.shape != (dimension,) or self.vector.dtype != np.dtype(dtype):
             raise ProtocolError(f"Expected {dimension} numbers of {np.dtype(dtype).name}")
-        if not np.isfinite(self.vector).all() or (np.abs(self.vector.astype(np.float64)) > largest).any():
+        if (
+            not np.isfinite(self.vector).all()
+            or (np.abs(self.vector.astype(np.float64)) > largest).any()
+        ):
             raise ProtocolError("Expected numbers within the range of one site")
         return self.vector
 

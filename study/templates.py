@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -11,6 +10,7 @@ from typing import Any
 
 from privacy.errors import UserError
 from study.contract import FORMAT, Study, settings_of
+from study.freezing import toml_value
 from study.parsing import SECTIONS, study_from_values
 from study.settings import documentation
 
@@ -33,7 +33,7 @@ TEMPLATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "data": {
             "source": "breast_cancer", "task": "classification", "label": "diagnosis",
-            "classes": ["benign", "malignant"], "expected_records": 426,
+            "classes": ["benign", "malignant"], "expected_records": 426, "scaling": "standard",
         },
         "model": {"kind": "logistic"},
         "training": {"rounds": 100},
@@ -124,11 +124,11 @@ def _section_text(section: str, owner: type, values: Mapping[str, Any]) -> str:
     for name in settings_of(owner):
         lines += [f"# {line}" for line in _wrapped(documentation(owner, name))]
         if name in values:
-            lines.append(f"{name} = {_toml(values[name])}")
+            lines.append(f"{name} = {toml_value(values[name])}")
         elif defaults[name] is MISSING or defaults[name] is None:
             lines.append(f"# {name} =")
         else:
-            lines.append(f"# {name} = {_toml(defaults[name])}")
+            lines.append(f"# {name} = {toml_value(defaults[name])}")
     if section == "data":
         lines += ["", *_bounds_text(values.get("bounds", {}))]
     return "\n".join(lines) + "\n"
@@ -139,18 +139,8 @@ def _bounds_text(bounds: Mapping[str, Any]) -> list[str]:
         "[data.bounds]  # public range of every feature, never learnt from the data; `default` is for the rest",
         "# A built-in set brings its published ranges, which come before `default`.",
     ]
-    return lines + [f"{json.dumps(name)} = {_toml(pair)}" for name, pair in bounds.items()]
+    return lines + [f"{toml_value(name)} = {toml_value(pair)}" for name, pair in bounds.items()]
 
 
 def _wrapped(text: str) -> list[str]:
     return [line for paragraph in text.split("\n") for line in textwrap.wrap(paragraph, 110)]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return repr(value)

@@ -15,10 +15,15 @@ __all__ = ["demo"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the release goes.")] = Path("discreet-demo"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where the release goes.")
+    ] = Path("discreet-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another run.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print summary.json on standard output, and nothing else."),
+    ] = False,
 ) -> None:
     """Watch five simulated hospitals train a breast-cancer model under differential privacy.
 

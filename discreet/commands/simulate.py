@@ -18,26 +18,57 @@ __all__ = ["run_and_show", "simulate"]
 
 
 def simulate(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study; write one with: discreet study init.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the release goes: model, report, figures.")],
+    study: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STUDY.toml", help="The study; write one with: discreet study init."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="Where the release goes: model, report, figures."
+        ),
+    ],
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Records of all sites: .csv, .parquet or .npz. Default: the study's built-in set.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Records of all sites: .csv, .parquet or .npz. Default: the study's built-in set.",
+        ),
     ] = None,
-    sites: Annotated[int | None, typer.Option(min=1, max=128, help="Number of sites. Default: the study's minimum.")] = None,
+    sites: Annotated[
+        int | None,
+        typer.Option(min=1, max=128, help="Number of sites. Default: the study's minimum."),
+    ] = None,
     partition: Annotated[
-        str, typer.Option(help="How records are spread: iid, dirichlet:ALPHA (label skew), quantity:ALPHA, column:NAME.")
+        str,
+        typer.Option(
+            help="How records are spread: iid, dirichlet:ALPHA (label skew), quantity:ALPHA, column:NAME."
+        ),
     ] = "iid",
     trust: Annotated[
         Literal["aggregate", "server", "local", "unsafe"] | None,
         typer.Option(help="Try another trust level than the study's."),
     ] = None,
-    drop: Annotated[float, typer.Option(metavar="RATE", help="Probability that a site misses a query.")] = 0.0,
+    drop: Annotated[
+        float, typer.Option(metavar="RATE", help="Probability that a site misses a query.")
+    ] = 0.0,
     seed: Annotated[
-        int, typer.Option(min=0, help="Everything random follows from it; exists in simulations alone.")
+        int,
+        typer.Option(min=0, help="Everything random follows from it; exists in simulations alone."),
     ] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption, with the same options.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing --out, once the new one is complete.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print summary.json on standard output, and nothing else.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after an interruption, with the same options.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an existing --out, once the new one is complete."),
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print summary.json on standard output, and nothing else."),
+    ] = False,
 ) -> None:
     """Rehearse a study: real ServerApp and ClientApps, simulated sites, one process, no network.
 
@@ -51,7 +82,14 @@ def simulate(
         refuse_existing(out, force=force)
         parsed = read_study(study)
         options = Options(
-            out=out, data=data, sites=sites, partition=partition, trust=trust, drop=drop, seed=seed, resume=resume
+            out=out,
+            data=data,
+            sites=sites,
+            partition=partition,
+            trust=trust,
+            drop=drop,
+            seed=seed,
+            resume=resume,
         )
         run_and_show(parsed, options, as_json=json)
 
@@ -88,11 +126,15 @@ def run_and_show(study: Any, options: Any, *, as_json: bool) -> None:
 
 def _headline(guarantee: Guarantee) -> str:
     study, tolerance = guarantee.study, guarantee.tolerance
-    privacy = "[bold red]no privacy[/]" if guarantee.epsilon is None else f"ε = {guarantee.epsilon:.3g}"
+    privacy = (
+        "[bold red]no privacy[/]" if guarantee.epsilon is None else f"ε = {guarantee.epsilon:.3g}"
+    )
     return f"[bold]{study.name}[/]: {tolerance.sites} sites, {study.training.rounds} rounds, {study.privacy.trust} trust, {privacy}"
 
 
-def _shown_round(started: list[Guarantee], show: Callable[[int, str], None]) -> Callable[[dict[str, Any]], None]:
+def _shown_round(
+    started: list[Guarantee], show: Callable[[int, str], None]
+) -> Callable[[dict[str, Any]], None]:
     """Round, epsilon and loss beside the bar; epsilon is computed at fifty points at most."""
     costs: dict[int, float | None] = {}
 
@@ -119,10 +161,14 @@ def _show_result(summary: dict[str, Any], out: Path) -> None:
     if summary["epsilon"] is not None:
         server = summary["epsilon_against_server"]
         rows["ε"] = f"{summary['epsilon']:.4g} at δ = {summary['delta']:g}"
-        rows["ε against the server"] = "no bound: it sees each site's sum" if server is None else f"{server:.4g}"
+        rows["ε against the server"] = (
+            "no bound: it sees each site's sum" if server is None else f"{server:.4g}"
+        )
     else:
         rows["ε"] = "none: this run has no privacy"
-    rows["rounds"] = f"{summary['rounds']} of {summary['rounds_declared']}, {summary['rounds_abandoned']} abandoned"
+    rows["rounds"] = (
+        f"{summary['rounds']} of {summary['rounds_declared']}, {summary['rounds_abandoned']} abandoned"
+    )
     rows["seconds"] = f"{summary['seconds']:.1f}"
     rows["report"] = str((out / "report.html").resolve())
     print_table(f"Result on {summary['metrics_on']}", rows)

@@ -15,16 +15,24 @@ from study.templates import TEMPLATES, template_text
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Write, check, show and freeze a study: the contract with the sites.")
+app = typer.Typer(
+    no_args_is_help=True, help="Write, check, show and freeze a study: the contract with the sites."
+)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A study, such as study.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")
+]
 
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study to write.")] = Path("study.toml"),
-    template: Annotated[str, typer.Option(help="One of: " + ", ".join(TEMPLATES) + ".")] = "breast-cancer",
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study to write.")] = Path(
+        "study.toml"
+    ),
+    template: Annotated[
+        str, typer.Option(help="One of: " + ", ".join(TEMPLATES) + ".")
+    ] = "breast-cancer",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
@@ -35,9 +43,13 @@ def init(
     with errors_explained():
         text = template_text(template)
         if file.exists() and not force:
-            raise UserError(f"{file} exists", hint="choose another name, or replace it with --force")
+            raise UserError(
+                f"{file} exists", hint="choose another name, or replace it with --force"
+            )
         file.write_text(text, encoding="utf-8")
-        people.print(f"Wrote {file}. Try it: discreet simulate {file} --out results", soft_wrap=True)
+        people.print(
+            f"Wrote {file}. Try it: discreet simulate {file} --out results", soft_wrap=True
+        )
         if json:
             print_json({"file": str(file), "template": template})
 
@@ -45,7 +57,9 @@ def init(
 @app.command()
 def check(
     file: File,
-    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Check these records against the study too.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Check these records against the study too.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say whether a study is sound, and if its data are at hand, whether they fit it.
@@ -55,7 +69,9 @@ def check(
     with errors_explained():
         study = read_study(file)
         checked = _check_data(study, data)
-        people.print(f"{file} is sound{', and so are its records' if checked else ''}.", soft_wrap=True)
+        people.print(
+            f"{file} is sound{', and so are its records' if checked else ''}.", soft_wrap=True
+        )
         if json:
             print_json({"study": study.name, "sound": True, "records_checked": checked})
 
@@ -77,15 +93,21 @@ def show(file: File, json: Json = False) -> None:
             print_json(values)
         for section, settings in values.items():
             if isinstance(settings, dict):
-                print_table(f"[{section}]", {name: _in_words(value) for name, value in settings.items()})
+                print_table(
+                    f"[{section}]", {name: _in_words(value) for name, value in settings.items()}
+                )
                 people.print()
 
 
 @app.command()
 def freeze(
     file: File,
-    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the columns from this file.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here. Default: over FILE.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take the columns from this file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write here. Default: over FILE.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write the names, order and bounds of all columns into a study, as real sites need it.

@@ -47,7 +47,7 @@ def require_same_bits(model, parameters, block, order, kept, *, slots):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_dense_models_do_not_see_position_or_company(
-    kind, inputs, classes, hidden, units, rows_per_unit, dtype, seed
+    *, kind, inputs, classes, hidden, units, rows_per_unit, dtype, seed
 ):
     generator = np.random.default_rng(seed)
     extra = {"softmax": {"classes": classes}, "mlp": {"classes": classes, "hidden": hidden},
@@ -135,7 +135,11 @@ def test_other_processors_do_not_see_position_either(core, threads):
     )
     environment = os.environ | {"OPENBLAS_CORETYPE": core, "OPENBLAS_NUM_THREADS": threads}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
 

@@ -30,7 +30,7 @@ def clipped_sum(model, parameters, blocks, bound):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_removing_a_unit_moves_the_sum_by_at_most_the_sensitivity(
-    kind, rows_per_unit, units, block_units, bound, scale, seed
+    *, kind, rows_per_unit, units, block_units, bound, scale, seed
 ):
     extra = {"softmax": {"classes": 3}, "mlp": {"hidden": (8,), "classes": 3},
              "cnn": {"classes": 3, "filters": (2,), "hidden": (4,)}}.get(kind, {})  # fmt: skip

@@ -159,13 +159,15 @@ def test_clipped_sums_agree_with_opacus(name, make_problem, mode, binding):
     bound = float(found.norms.min() * 0.5 if binding else found.norms.max() * 2)
     module, inputs, targets, loss = torch_problem(torch, case)
     run = opacus_hooks if mode == "hooks" else opacus_ghost
-    norms, expected = run(torch, module, inputs, targets, loss, bound)
+    norms, expected = run(
+        torch, module=module, inputs=inputs, targets=targets, loss=loss, bound=bound
+    )
     assert found.norms == pytest.approx(norms, rel=1e-5)
     total = found.weighted_sum(np.minimum(1, bound / found.norms))
     assert np.linalg.norm(total - expected) <= 2e-5 * np.linalg.norm(expected)
 
 
-def opacus_hooks(torch, module, inputs, targets, loss, bound):
+def opacus_hooks(torch, *, module, inputs, targets, loss, bound):
     from opacus import GradSampleModule
 
     wrapped = GradSampleModule(module, loss_reduction="sum")
@@ -173,7 +175,7 @@ def opacus_hooks(torch, module, inputs, targets, loss, bound):
     return clipped(torch, [p.grad_sample for p in wrapped.parameters()], bound)
 
 
-def opacus_ghost(torch, module, inputs, targets, loss, bound):
+def opacus_ghost(torch, *, module, inputs, targets, loss, bound):
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
 
     wrapped = GradSampleModuleFastGradientClipping(

@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_refused():
         classification_metrics([0], [2], 2)
     with pytest.raises(ValueError, match="Expected integers predicted"):
         classification_metrics([0.5], [1], 2)
-    with pytest.raises(ValueError, match="Expected predicted.shape"):
+    with pytest.raises(ValueError, match=r"Expected predicted\.shape"):
         classification_metrics([0], [1, 1], 2)
     with pytest.raises(ValueError, match="not empty"):
         regression_metrics([], [])

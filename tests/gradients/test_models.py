@@ -87,7 +87,10 @@ def test_parameters_that_do_not_fit_are_refused():
         ({"kind": "mlp", "inputs": 2, "hidden": (0,)}, "Expected hidden="),
         ({"kind": "mlp", "inputs": 2, "hidden": (3,), "classes": 1}, "Expected classes=1"),
         ({"kind": "linear", "inputs": 2, "hidden": (3,)}, "Expected hidden="),
-        ({"kind": "mlp", "inputs": 2, "hidden": (3,), "activation": "x"}, "Expected activation='x'"),
+        (
+            {"kind": "mlp", "inputs": 2, "hidden": (3,), "activation": "x"},
+            "Expected activation='x'",
+        ),
         ({"kind": "cnn", "inputs": 63, "classes": 2}, r"Expected image=\(7, 7, 1\)"),
         ({"kind": "cnn", "inputs": 4, "classes": 2}, "Expected an image of at least"),
         ({"kind": "softmax", "inputs": 4, "classes": 2, "image": (2, 2, 1)}, "Expected no image"),

@@ -78,6 +78,18 @@ def test_an_activation_does_not_hide_an_overflow(activation):
     assert found.norms[1] > 0
 
 
+def test_a_norm_that_is_no_number_is_not_compared():
+    """Inputs, sums and loss are finite; the deltas below are inf - inf."""
+    model = make_model(kind="mlp", inputs=1, hidden=(2, 2), activation="tanh")
+    parameters = model.initial(bytes(32))
+    parameters["layer2.weight"][:] = 1
+    parameters["layer3.weight"][:] = [[3e38, -3e38]]
+    (block,) = make_blocks([[0.0], [0.0]], [1.0, 0.0], block_units=2)
+    found = unit_gradients(model, parameters, block)
+    assert list(found.norms) == list(found.losses) == [0, 0]
+    assert (found.weighted_sum([1.0, 1.0]) == 0).all()
+
+
 def test_an_overflow_of_one_unit_in_the_forward_pass_drops_that_unit(make_problem):
     case = make_problem("mlp-relu", units=9)
     case.vector *= 1e6

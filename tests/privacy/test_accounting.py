@@ -82,7 +82,14 @@ def test_an_impossible_delta_is_refused(delta):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"noise_multiplier": 0.0}, {"noise_multiplier": -1.0}, {"sampling_rate": 0.0}, {"sampling_rate": 1.5}, {"count": 0}]
+    "bad",
+    [
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": -1.0},
+        {"sampling_rate": 0.0},
+        {"sampling_rate": 1.5},
+        {"count": 0},
+    ],
 )
 def test_an_impossible_event_cannot_be_made(bad):
     with pytest.raises(PrivacyError, match=next(iter(bad))):
@@ -99,7 +106,8 @@ def test_events_have_one_json_form():
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "q", "count"), [(0.1, 1.0, 1), (1.0, 1.0, 60), (3.0, 1.0, 100), (8.0, 0.1, 200), (1.0, 0.01, 1000)]
+    ("epsilon", "q", "count"),
+    [(0.1, 1.0, 1), (1.0, 1.0, 60), (3.0, 1.0, 100), (8.0, 0.1, 200), (1.0, 0.01, 1000)],
 )
 def test_calibrated_noise_buys_the_target_and_wastes_no_thousandth(epsilon, q, count):
     z = calibrate(lambda z: [event(z, q, count)], epsilon, 1e-5)

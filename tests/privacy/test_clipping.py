@@ -27,7 +27,14 @@ def test_a_clipped_norm_is_at_most_c(norms, clipping_norm, method):
 
 @pytest.mark.parametrize(
     ("norm", "flat", "automatic"),
-    [(0.0, 1.0, 100.0), (0.5, 1.0, 1 / 0.51), (1.0, 1.0, 1 / 1.01), (4.0, 0.25, 1 / 4.01), (math.nan, 0, 0), (math.inf, 0, 0)],
+    [
+        (0.0, 1.0, 100.0),
+        (0.5, 1.0, 1 / 0.51),
+        (1.0, 1.0, 1 / 1.01),
+        (4.0, 0.25, 1 / 4.01),
+        (math.nan, 0, 0),
+        (math.inf, 0, 0),
+    ],
 )
 def test_weights_are_those_of_the_table(norm, flat, automatic):
     found = [clipping_weights(np.array([norm]), 1.0, method)[0] for method in ("flat", "automatic")]

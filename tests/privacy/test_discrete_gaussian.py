@@ -31,7 +31,10 @@ def test_the_table_is_within_2_to_the_minus_100_of_the_exact_distribution(sigma)
     assert entries[-1] < 2**127
     edges = [0, *entries, 2**127]
     with mpmath.workprec(400):
-        masses = [mpmath.mpf(after - before) / 2**127 for before, after in zip(edges, edges[1:], strict=False)]
+        masses = [
+            mpmath.mpf(after - before) / 2**127
+            for before, after in zip(edges, edges[1:], strict=False)
+        ]
         exact = exact_masses(sigma, len(masses))
         distance = sum(abs(mine - true) for mine, true in zip(masses, exact, strict=True)) / 2
         distance += (1 - sum(exact)) / 2
@@ -73,17 +76,26 @@ def test_every_boundary_of_the_table_falls_on_the_right_side(magnitude, sign):
     below = sample_discrete_gaussian(Deviation(16), 1, Scripted(word, low - 1))[0]
     assert above == expected * (magnitude + 1)
     assert below == expected * magnitude
-    assert sample_discrete_gaussian(Deviation(16), 1, Scripted((high - 1) << 1 | sign))[0] == expected * magnitude
-    assert sample_discrete_gaussian(Deviation(16), 1, Scripted((high + 1) << 1 | sign))[0] == expected * (magnitude + 1)
+    assert (
+        sample_discrete_gaussian(Deviation(16), 1, Scripted((high - 1) << 1 | sign))[0]
+        == expected * magnitude
+    )
+    assert sample_discrete_gaussian(Deviation(16), 1, Scripted((high + 1) << 1 | sign))[
+        0
+    ] == expected * (magnitude + 1)
 
 
-@pytest.mark.parametrize("deviation", [Deviation(16), Deviation(4096), Deviation(4096, 2), Deviation(4096, 1024)])
+@pytest.mark.parametrize(
+    "deviation", [Deviation(16), Deviation(4096), Deviation(4096, 2), Deviation(4096, 1024)]
+)
 def test_samples_have_the_deviation_that_they_say(deviation):
     """n (s / sigma)^2 is chi-square with n degrees (mean known to be 0; the fourth moment of a discrete Gaussian of
     sigma >= 16 is that of a normal to 1e-12). Two-sided at 1e-6; at 2/3 and 3/2 of sigma the same bound must fail.
     """
     count = 50_000
-    samples = sample_discrete_gaussian(deviation, count, Keystream(derive_key(ROOT, deviation.base, deviation.stretch)))
+    samples = sample_discrete_gaussian(
+        deviation, count, Keystream(derive_key(ROOT, deviation.base, deviation.stretch))
+    )
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], count)
     statistic = float(np.square(samples / deviation.sigma).sum())
     assert low < statistic < high
@@ -102,13 +114,18 @@ def test_samples_fit_the_exact_masses():
     kept = expected >= 50
     observed = np.array([(samples == value).sum() for value in values])
     rest, rest_expected = count - observed[kept].sum(), count - expected[kept].sum()
-    statistic = float((np.square(observed - expected) / expected)[kept].sum() + (rest - rest_expected) ** 2 / rest_expected)
+    statistic = float(
+        (np.square(observed - expected) / expected)[kept].sum()
+        + (rest - rest_expected) ** 2 / rest_expected
+    )
     assert statistic < stats.chi2.ppf(1 - 1e-6, kept.sum())
 
 
 def test_the_ladder_climbs_in_steps_of_about_two():
     sigmas = [each.sigma for each in LADDER]
-    assert all(1.8 < after / before < 2.3 for before, after in zip(sigmas, sigmas[1:], strict=False))
+    assert all(
+        1.8 < after / before < 2.3 for before, after in zip(sigmas, sigmas[1:], strict=False)
+    )
     assert sigmas[0] == 16
     assert sigmas[-1] > 4e6
 
@@ -129,7 +146,9 @@ def test_a_stretched_sum_is_a_discrete_gaussian():
     with mpmath.workprec(300):
         rho = {x: mpmath.exp(-mpmath.mpf(x * x) / (2 * base**2)) for x in range(-reach, reach + 1)}
         for value in (0, 1, 7, 40, 81, 200):
-            mass = sum(rho[x] * rho[value - stretch * x] for x in rho if abs(value - stretch * x) <= reach)
+            mass = sum(
+                rho[x] * rho[value - stretch * x] for x in rho if abs(value - stretch * x) <= reach
+            )
             mass0 = sum(rho[x] * rho[-stretch * x] for x in rho if abs(stretch * x) <= reach)
             ratio = mass / mass0 / mpmath.exp(-mpmath.mpf(value**2) / (2 * deviation.variance))
             assert abs(ratio - 1) < mpmath.mpf(2) ** -100

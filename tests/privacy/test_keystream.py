@@ -69,7 +69,16 @@ def test_a_keystream_does_not_show_its_key():
 
 
 def test_labels_cannot_be_confused():
-    labels = [("ab", "c"), ("a", "bc"), ("abc",), ("abc", ""), (1, 2), (12,), ("noise", 1), ("noise", 11)]
+    labels = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("abc",),
+        ("abc", ""),
+        (1, 2),
+        (12,),
+        ("noise", 1),
+        ("noise", 11),
+    ]
     assert len({derive_key(KEY, *each) for each in labels}) == len(labels)
 
 

@@ -20,19 +20,35 @@ ROOT = b"tests of the private sum, here.."[:32]
 
 def mechanism(**changed):
     settings_ = dict(
-        dimension=20, clipping_norm=1.0, noise_multiplier=5.0, shares=4, sites=5, beta=1e-9, slack=0.0, largest_sum=100.0
+        dimension=20,
+        clipping_norm=1.0,
+        noise_multiplier=5.0,
+        shares=4,
+        sites=5,
+        beta=1e-9,
+        slack=0.0,
+        largest_sum=100.0,
     )
     return design_sum(**(settings_ | changed))
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.integers(1, 10**6), st.floats(0.05, 300), st.integers(1, 100), st.floats(1e-3, 1e3), st.integers(1, 5)
+    st.integers(1, 10**6),
+    st.floats(0.05, 300),
+    st.integers(1, 100),
+    st.floats(1e-3, 1e3),
+    st.integers(1, 5),
 )
 def test_k_shares_are_the_noise_that_the_accountant_is_told(dimension, z, shares, norm, places):
     """sqrt(k sigma^2 - 4) >= z Delta(s) (1 + eta), and no more than 1 % above z s C."""
     one = mechanism(
-        dimension=dimension, noise_multiplier=z, shares=shares, sites=shares + 1, clipping_norm=norm, sites_per_unit=places
+        dimension=dimension,
+        noise_multiplier=z,
+        shares=shares,
+        sites=shares + 1,
+        clipping_norm=norm,
+        sites_per_unit=places,
     )
     deviation = math.sqrt(shares * one.deviation.variance - 4)
     assert deviation >= z * one.sensitivity * (1 - 1e-12)
@@ -72,7 +88,9 @@ def test_shares_of_discrete_noise_are_as_private_as_the_claimed_gaussian(shares,
     claimed = math.sqrt(shares * sigma**2 - 4)
     for epsilon in (0.0, 0.1, 0.5, 1.0, 2.0, 4.0):
         mu = shift / claimed
-        gaussian = stats.norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * stats.norm.cdf(-epsilon / mu - mu / 2)
+        gaussian = stats.norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * stats.norm.cdf(
+            -epsilon / mu - mu / 2
+        )
         for first, second in ((still, moved), (moved, still)):
             exact = np.maximum(first - math.exp(epsilon) * second, 0).sum()
             assert exact <= gaussian + 1e-12
@@ -90,20 +108,26 @@ def test_two_dimensional_noise_is_as_private_as_the_claimed_gaussian():
     second = np.pad(plane, ((shift[0], 0), (shift[1], 0)))
     mu = math.hypot(*shift) / math.sqrt(2 * sigma**2 - 4)
     for epsilon in (0.0, 0.5, 1.0, 2.0):
-        gaussian = stats.norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * stats.norm.cdf(-epsilon / mu - mu / 2)
+        gaussian = stats.norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * stats.norm.cdf(
+            -epsilon / mu - mu / 2
+        )
         assert np.maximum(first - math.exp(epsilon) * second, 0).sum() <= gaussian + 1e-12
 
 
 def answers(one, total, count, *, with_noise=True):
     for index in range(count):
         share = Keystream(derive_key(ROOT, "noise", index)) if with_noise else None
-        yield answer(one, total, dither=Keystream(derive_key(ROOT, "dither", index)), noise_share=share)
+        yield answer(
+            one, total, dither=Keystream(derive_key(ROOT, "dither", index)), noise_share=share
+        )
 
 
 def test_an_answer_has_the_declared_noise_around_the_sum():
     """2,000 answers of 20 numbers: chi-square of their deviation at 1e-6, power at 2/3 and 3/2."""
     one, total = mechanism(), np.linspace(-3, 3, 20)
-    errors = np.array([released_sum(one, each) - total for each in answers(one, total, 2000)]).ravel()
+    errors = np.array(
+        [released_sum(one, each) - total for each in answers(one, total, 2000)]
+    ).ravel()
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], errors.size)
     # the dither adds between 0 and 1/4 to a variance of at least 256
     statistic = float(np.square(errors * one.scale).sum() / (one.deviation.variance + 1 / 8))
@@ -141,7 +165,14 @@ def test_noise_of_different_keys_is_independent_and_of_one_key_equal():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"noise_multiplier": 0.0}, {"shares": 0}, {"sites": 0}, {"clipping_norm": 0.0}, {"slack": -1.0}]
+    "bad",
+    [
+        {"noise_multiplier": 0.0},
+        {"shares": 0},
+        {"sites": 0},
+        {"clipping_norm": 0.0},
+        {"slack": -1.0},
+    ],
 )
 def test_impossible_constants_are_refused(bad):
     with pytest.raises(PrivacyError, match="Expected z, k, n, C > 0"):

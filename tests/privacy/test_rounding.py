@@ -34,7 +34,9 @@ def test_rounding_is_the_floor_of_the_value_plus_the_dither(value, word):
 
     exact = math.floor(Fraction(value) + Fraction(word, 2**64))
     found = int(dithered_round(np.array([value]), 2**40, Fixed([word]))[0])
-    if found != exact:  # only where the value lies within 2^-64 of a step, which the argument grants
+    if (
+        found != exact
+    ):  # only where the value lies within 2^-64 of a step, which the argument grants
         step = Fraction(value) + Fraction(word, 2**64)
         assert abs(step - round(step)) <= Fraction(1, 2**64)
         assert abs(found - exact) == 1
@@ -49,7 +51,9 @@ def test_one_unit_moves_the_rounded_sum_by_at_most_the_bound(dimension, reach, s
     unit = generator.normal(size=dimension)
     unit *= reach / np.linalg.norm(unit)
     words = generator.integers(0, 2**64, dimension, dtype=np.uint64)
-    moved = dithered_round(before + unit, 2**40, Fixed(words)) - dithered_round(before, 2**40, Fixed(words))
+    moved = dithered_round(before + unit, 2**40, Fixed(words)) - dithered_round(
+        before, 2**40, Fixed(words)
+    )
     assert np.linalg.norm(moved) <= (reach + math.sqrt(dimension)) * (1 + 1e-9)
 
 
@@ -63,7 +67,9 @@ def test_the_likely_bound_fails_no_more_often_than_beta():
     before, failures = np.linspace(-5, 5, dimension), 0
     for _ in range(20_000):
         words = stream.words(dimension)
-        moved = dithered_round(before + unit, 100, Fixed(words)) - dithered_round(before, 100, Fixed(words))
+        moved = dithered_round(before + unit, 100, Fixed(words)) - dithered_round(
+            before, 100, Fixed(words)
+        )
         failures += np.linalg.norm(moved) > bound
     assert failures <= 300
 
@@ -78,7 +84,9 @@ def test_rounding_is_unbiased():
 
 
 def test_values_beyond_the_clamp_are_clamped():
-    rounded = dithered_round(np.array([1e300, -1e300, 7.0]), 7, Keystream(derive_key(ROOT, "clamp")))
+    rounded = dithered_round(
+        np.array([1e300, -1e300, 7.0]), 7, Keystream(derive_key(ROOT, "clamp"))
+    )
     assert rounded.tolist() == [7, -7, 7]
 
 

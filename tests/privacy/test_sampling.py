@@ -37,7 +37,9 @@ def test_at_rate_one_everybody_takes_part_and_nothing_is_drawn():
     assert stream.words(1) == Keystream(derive_key(ROOT, "all")).words(1)
 
 
-@pytest.mark.parametrize(("units", "rate"), [(1, 0.5), (10, 0.5), (1000, 0.1), (100_000, 0.01), (50, 0.999)])
+@pytest.mark.parametrize(
+    ("units", "rate"), [(1, 0.5), (10, 0.5), (1000, 0.1), (100_000, 0.01), (50, 0.999)]
+)
 def test_a_draw_exceeds_the_capacity_hardly_ever(units, rate):
     capacity = batch_capacity(units, rate)
     assert units * rate <= capacity <= units
@@ -56,4 +58,6 @@ def test_an_impossible_rate_is_refused(rate):
 
 def test_the_rate_is_never_rounded_up():
     assert not poisson_sample(1000, 2.0**-65, Keystream(derive_key(ROOT, "tiny"))).any()
-    assert np.array_equal(poisson_sample(0, 0.5, Keystream(derive_key(ROOT, "none"))), np.zeros(0, dtype=bool))
+    assert np.array_equal(
+        poisson_sample(0, 0.5, Keystream(derive_key(ROOT, "none"))), np.zeros(0, dtype=bool)
+    )

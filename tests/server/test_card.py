@@ -21,6 +21,11 @@ from server.card import (
 )
 from study.contract import Data, Model, Privacy, Study, Training
 
+DATA = {
+    "label": "diagnosis",
+    "classes": ("benign", "malignant"),
+    "features": ("radius", "area"),
+}
 TRUSTS = ["aggregate", "local", "server", "unsafe"]
 
 
@@ -31,7 +36,7 @@ def study(trust="local", **data):
         data=Data(
             task="classification",
             expected_records=426,
-            **{"label": "diagnosis", "classes": ("benign", "malignant"), "features": ("radius", "area")} | data,
+            **DATA | data,
         ),
         model=Model(kind="logistic"),
         training=Training(rounds=100),
@@ -134,7 +139,7 @@ def test_aggregate_behind_masks_shows_the_server_the_sum_over_the_sites_alone():
     statement = server_statement(about, privacy())
     assert "received only the sum over the sites" in statement
     assert "Against the server the same bound holds: ε = 3.00." in statement
-    assert "share of the noise only" not in statement
+    assert "hidden only" not in statement
 
 
 def test_local_noise_holds_against_the_server_too():
@@ -143,7 +148,9 @@ def test_local_noise_holds_against_the_server_too():
     assert "Against the server the same bound holds: ε = 3.00." in statement
 
 
-@pytest.mark.parametrize(("masked", "sees"), [(False, "each site's sum"), (True, "the sum over the sites")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("masked", "sees"), [(False, "each site's sum"), (True, "the sum over the sites")]
+)
 def test_with_noise_of_the_coordinator_nothing_bounds_what_it_learns(masked, sees):
     statement = server_statement(summary("server", masked=masked), privacy())
     assert "exact and without noise" in statement
@@ -187,9 +194,9 @@ def test_no_epsilon_is_explained_as_no_bound():
     [
         ("record", "one record"),
         ("site", "everything that one site holds"),
-        ("a unit of column patient_id", 'everything a site holds of one value of column "patient_id"'),
+        ("a unit of column id", 'everything a site holds of one value of column "id"'),
     ],
-)  # fmt: skip
+)
 def test_the_unit_is_named_as_a_person_would(unit, words):
     assert unit_in_words(privacy(unit=unit)) == words
     assert words in privacy_statement(summary(), privacy(unit=unit))
@@ -197,16 +204,34 @@ def test_the_unit_is_named_as_a_person_would(unit, words):
 
 @pytest.mark.parametrize(
     ("bound", "shown"),
-    [(2.9997, "3.00"), (3.0, "3.00"), (3.001, "3.01"), (5.6546, "5.66"), (0.1421, "0.143"), (12.34, "12.4"), (0.0, "0"), (1234.5, "1,235")],
-)  # fmt: skip
+    [
+        (0.0, "0"),
+        (0.1421, "0.143"),
+        (2.9997, "3.00"),
+        (3.0, "3.00"),
+        (3.001, "3.01"),
+        (5.6546, "5.66"),
+        (12.34, "12.4"),
+        (1234.5, "1,235"),
+    ],
+)
 def test_a_bound_is_rounded_up_never_down(bound, shown):
     assert rounded_up(bound) == shown
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(1e-5, "10⁻⁵"), (2.5e-6, "2.5 × 10⁻⁶"), (426, "426"), (1234567, "1,234,567"), (0.25, "0.25"), (None, "–"), (math.nan, "–"), (math.inf, "–")],
-)  # fmt: skip
+    [
+        (1e-5, "10⁻⁵"),
+        (2.5e-6, "2.5 × 10⁻⁶"),
+        (0.25, "0.25"),
+        (426, "426"),
+        (1234567, "1,234,567"),
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "–"),
+    ],
+)
 def test_a_number_is_written_for_people(value, shown):
     assert quantity(value) == shown
 
@@ -220,7 +245,10 @@ def test_metrics_have_names_and_the_simulators_are_said_to_be_uncovered():
     assert metrics_statement(summary(metrics=None)) == "No metrics were computed."
 
 
-HOSTILE = "</title><script>alert(1)</script>\n# Heading\n[click](https://evil.example) ![x](y) | `a` \u202egnp &lt; *b*"
+HOSTILE = (
+    "</title><script>alert(1)</script>\n# Heading\n[click](https://evil.example) ![x](y) | `a` "
+    "\u202egnp &lt; *b*"
+)
 
 
 def test_hostile_text_makes_no_markdown_of_its_own():
@@ -234,7 +262,9 @@ def test_hostile_text_makes_no_markdown_of_its_own():
         assert mark not in unescaped
 
 
-@pytest.mark.parametrize("text", ["# title", "- item", "1. item", "12) item", "+ item", "=====", "---", "```"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["# title", "- item", "1. item", "12) item", "+ item", "=====", "---", "```"]
+)
 def test_a_purpose_that_begins_like_a_block_is_still_a_sentence(text):
     card = render_card(study(), summary(purpose=text), privacy())
     shown = card.split("## Intended use\n\n")[1].split("\n")[0]

@@ -12,9 +12,15 @@ from privacy.errors import ProtocolError
 from study.canonical import canonical_json, digest, parse_canonical
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -61,7 +67,9 @@ def test_any_other_spelling_is_refused(text):
         parse_canonical(text)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 2**53 + 1, {1: 2}, b"bytes", {"a": object()}, "\ud800"])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, 2**53 + 1, {1: 2}, b"bytes", {"a": object()}, "\ud800"]
+)
 def test_what_has_no_canonical_form_is_refused(value):
     with pytest.raises(ValueError, match="Expected|surrogates"):
         canonical_json(value)

@@ -10,14 +10,18 @@ from privacy.errors import ProtocolError
 from study.codec import decode, encode
 
 ARRAYS = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(lambda name: name != "__metadata__"),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
+        lambda name: name != "__metadata__"
+    ),
     hnp.arrays(
         st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint32, np.uint64]),
         hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
     ),
     max_size=3,
 )
-GOOD = encode({"kind": "example", "index": 7}, {"a": np.arange(3.0), "b": np.array(2, dtype=np.int32)})
+GOOD = encode(
+    {"kind": "example", "index": 7}, {"a": np.arange(3.0), "b": np.array(2, dtype=np.int32)}
+)
 
 
 @settings(max_examples=200)
@@ -34,7 +38,9 @@ def test_what_is_written_is_read(arrays):
 
 def test_equal_messages_have_equal_bytes():
     arrays = {"b": np.ones(2), "a": np.zeros((1, 2), dtype=np.float32)}
-    assert encode({"x": 1, "y": 2}, arrays) == encode({"y": 2, "x": 1}, dict(reversed(arrays.items())))
+    assert encode({"x": 1, "y": 2}, arrays) == encode(
+        {"y": 2, "x": 1}, dict(reversed(arrays.items()))
+    )
 
 
 @pytest.mark.parametrize("cut", range(0, len(GOOD), 7))
@@ -48,7 +54,15 @@ def test_trailing_bytes_are_refused():
         decode(GOOD + b"\0")
 
 
-@pytest.mark.parametrize("value", [np.zeros(1, dtype=np.float16), np.array(["text"]), np.zeros(1, dtype=bool), np.zeros(1, dtype=complex)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.zeros(1, dtype=np.float16),
+        np.array(["text"]),
+        np.zeros(1, dtype=bool),
+        np.zeros(1, dtype=complex),
+    ],
+)
 def test_other_kinds_of_arrays_are_not_written(value):
     with pytest.raises(ProtocolError, match="Expected an array"):
         encode({}, {"a": value})

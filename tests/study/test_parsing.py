@@ -128,7 +128,14 @@ def test_a_study_survives_its_canonical_form(name):
     assert study_from_values(parse_canonical(canonical_json(study_to_values(study)))) == study
 
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.lists(st.integers(), max_size=3)
+)
 
 
 @settings(max_examples=400)
