@@ -306,7 +306,7 @@ def _read_npz(path: Path) -> Table:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} is not an .npz file of plain arrays",
             hint="write it with numpy.savez; text as arrays of str, not of objects",
