@@ -34,7 +34,8 @@ __all__ = ["Entropy", "RefusedError", "Site", "scaled_units", "system_entropy", 
 class Entropy(Protocol):
     """Where a site's secret keys come from: 32 bytes for one purpose, different for different labels."""
 
-    def __call__(self, *labels: str | int | bytes) -> bytes: ...
+    def __call__(self, *labels: str | int | bytes) -> bytes:
+        """The key for these labels."""
 
 
 def system_entropy(*_labels: str | int | bytes) -> bytes:

@@ -19,11 +19,18 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="discreet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Federated learning whose privacy each site enforces and anyone can check.\n\n"
-    "Start with: discreet demo. Then: discreet study init my-study.toml, and discreet simulate my-study.toml --out DIR.",
+    "Start with: discreet demo. Then: discreet study init study.toml, and discreet simulate study.toml --out DIR.",
 )  # fmt: skip
 app.add_typer(study.app, name="study")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and leave, if asked."""
+    if asked:
+        typer.echo(f"discreet {version('discreet')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -34,17 +41,11 @@ def options(
             "--version",
             help="Print the version and exit.",
             is_eager=True,
-            callback=lambda asked: _print_version(asked),
+            callback=print_version,
         ),
     ] = False,
 ) -> None:
     """Options before any sub-command."""
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"discreet {version('discreet')}")
-        raise typer.Exit
 
 
 def main() -> None:

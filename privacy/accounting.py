@@ -4,8 +4,8 @@ dp-accounting's PLD (Koskela et al. 2020, arXiv:1906.03049; connect-the-dots, Do
 arXiv:2207.04380) is pessimistic: discretised upwards, never below the true epsilon. Sums without sampling are first
 merged exactly: Gaussians of multipliers z_i compose to one of multiplier 1 / sqrt(sum 1 / z_i^2) (Dong, Roth, Su
 2019, arXiv:1905.02383, Corollary 3.3), so they cost nothing in precision; where nothing at all is sampled, epsilon is
-that Gaussian's own, by the exact formula (Balle, Wang 2018, arXiv:1805.06530, Theorem 8). The relation is always add-or-remove one:
-the replace-one mode of the library gives the same figures as add-or-remove and is not used.
+that Gaussian's own, by the exact formula (Balle, Wang 2018, arXiv:1805.06530, Theorem 8). The relation is always
+add-or-remove one: the replace-one mode of the library gives the same figures as add-or-remove and is not used.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Keystream:
         if os.getpid() != self._process:
             raise PrivacyError("Expected the process that made this keystream, found a fork of it")
         out = np.empty(count, dtype="<u8")
-        view = memoryview(out.view(np.uint8))  # type: ignore[arg-type]  NumPy's stubs miss its buffers
+        view = memoryview(out.data).cast("B") if count else memoryview(b"")
         zeros = bytes(min(_CHUNK, len(view)))
         with self._lock:
             for start in range(0, len(view), _CHUNK):

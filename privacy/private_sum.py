@@ -1,7 +1,7 @@
 """The private sum: the one mechanism through which anything leaves a site.
 
     site i:        R_i = Q_U(s S_i) + X_i,      S_i = sum of the site's clipped vectors, X_i a discrete Gaussian share
-    coordinator:   (R_1 + ... + R_n) / s        all that anybody learns (once sums are masked; see `SumMechanism.shares`)
+    coordinator:   (R_1 + ... + R_n) / s        all that anybody learns, once sums are masked
 
 **Guarantee.** Let one unit be added or removed at one site. The integer sum before noise changes by an integer vector
 of norm at most Delta(s) (1 + eta), except with probability beta over the dither (`privacy/rounding.py`). At least k

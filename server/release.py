@@ -1,15 +1,6 @@
 """The release: what a finished study leaves behind, for people and for programs.
 
-| file | for |
-|---|---|
-| model.safetensors | whoever uses the model; what it learnt of scaling is inside |
-| study.toml, declaration.json | what was agreed; the second is canonical, and its SHA-256 is the study's identity |
-| summary.json | scripts |
-| privacy.json | auditors: the guarantee and every constant behind it |
-| history.jsonl | one line a query |
-| sums.safetensors | the noisy sums, from which the model can be replayed |
-| card.md, report.html, plots/ | people |
-| manifest.json | SHA-256 of every other file, and who took part in which query (unsigned so far) |
+`FILES` in `server/report.py` says what each file is. `manifest.json` is not signed yet.
 """
 
 from __future__ import annotations
@@ -32,6 +23,7 @@ from server.checkpoint import KeptSum
 from server.plots import draw_plots
 from server.report import render_report
 from server.rounds import Outcome
+from study.contract import Study
 from study.declaration import Declaration
 from study.freezing import to_toml
 from study.guarantee import Guarantee
@@ -166,12 +158,13 @@ def _covered(guarantee: Guarantee) -> dict[str, list[str]]:
         return {"covered": [], "not_covered": ["Nothing is protected: this run has no privacy."]}
     covered = [
         "Everything that left a site: every released sum is noisy, and the model is computed from those sums alone.",
-        f"The training loss shown during the run, for all {guarantee.study.training.rounds} declared rounds together, "
-        "also when fewer ran.",
+        "The training loss shown during the run, for all declared rounds together, also when fewer ran.",
     ]
     not_covered = [
         "Which sites took part and when each answered.",
         "A site that sends nonsense: it can spoil the model, not others' privacy.",
+        "What is true of people in general: a model may tell that about somebody who never took part.",
+        *_people_with_more(guarantee.study),
     ]
     if guarantee.study.data.scaled == "standard":
         covered.append(
@@ -183,6 +176,20 @@ def _covered(guarantee: Guarantee) -> dict[str, list[str]]:
             + (" with that site's share of the noise alone." if privacy.trust == "aggregate" else " without noise."),
         )  # fmt: skip
     return {"covered": covered, "not_covered": not_covered}
+
+
+def _people_with_more(study: Study) -> list[str]:
+    """Whom the unit of privacy covers only in part."""
+    if study.training.algorithm == "dp-fedavg":
+        return []
+    said = []
+    if study.data.unit is None:
+        said.append("A person with several records: the guarantee is for each record alone.")
+    if study.data.sites_per_unit == 1:
+        said.append(
+            "A person with records at several sites: the guarantee is for what one site holds."
+        )
+    return said
 
 
 def _manifest(release: Release, directory: Path) -> dict[str, Any]:

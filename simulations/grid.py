@@ -81,7 +81,10 @@ class InProcessGrid(Grid):
         return [self._replies.pop(each) for each in message_ids if each in self._replies]
 
     def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002  nothing to wait for
     ) -> Iterable[Message]:
         """Push, then pull."""
         return self.pull_messages(self.push_messages(messages))

@@ -223,9 +223,14 @@ def _run(federation: _Federation, options: Options, checkpoint: Path) -> Outcome
         return federation.metrics(candidate) if wanted else None
 
     job = Job(
-        declaration=federation.declaration, sites=names, directory=checkpoint, durable=False, entropy=federation.entropy("coordinator"),
-        on_round=options.on_round, evaluate=evaluate,
-    )  # fmt: skip
+        declaration=federation.declaration,
+        sites=names,
+        directory=checkpoint,
+        durable=False,
+        entropy=federation.entropy("coordinator"),
+        on_round=options.on_round,
+        evaluate=evaluate,
+    )
     grid = InProcessGrid(apps, drops=random_drops(options.drop, simulation_seed=options.seed))
     outcomes: list[Outcome] = []
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})

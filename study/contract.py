@@ -298,7 +298,7 @@ class Privacy:
         default="flat",
     )
     clipping_norm: float = setting(
-        "C, the largest norm of one unit's part.", default=1.0, above=0, at_most=1e9
+        "C, the largest norm of one unit's part.", default=1.0, at_least=1e-6, at_most=1e9
     )
     max_colluding: int = setting(
         "c: so many sites may put together what they know; at least 1, as every site knows its own noise.",

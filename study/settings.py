@@ -73,7 +73,7 @@ def type_in_words(hint: Any) -> str:
     return _in_words(hint, {})
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  one return a kind of type
     """Is `value` of type `hint`? An int is a float, a bool is neither; a float is finite."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):

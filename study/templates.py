@@ -16,6 +16,10 @@ from study.settings import documentation
 
 __all__ = ["TEMPLATES", "template_study", "template_text"]
 
+_PREFACE = """\
+# A Discreet study: the contract between a researcher and the sites.
+# A setting behind a # has its default; take the # away to change it."""
+
 _HEADINGS = {
     "study": "What it is",
     "data": "What the records are, and everything public about them",
@@ -78,7 +82,7 @@ TEMPLATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "sites": {"minimum": 2},
     },
     "house-prices-private": {
-        "study": {"name": "house-prices-private", "purpose": "The same five houses: what privacy does to so few records"},
+        "study": {"name": "house-prices-private", "purpose": "The same five houses: what privacy costs so few records"},
         "data": {
             "source": "house_prices", "task": "regression", "label": "price", "expected_records": 5,
             "test_fraction": 0.0, "label_bounds": [0.0, 12.0], "bounds": {"area": [0.0, 6.0]},
@@ -100,11 +104,7 @@ def template_study(name: str) -> Study:
 def template_text(name: str) -> str:
     """The study of a template as a file in which every setting is explained."""
     values = _values(name)
-    parts = [
-        "# A Discreet study: the contract between a researcher and the sites.\n"
-        "# A setting behind a # has its default; take the # away to change it.\n\n"
-        f"format = {FORMAT}  # of this file\n"
-    ]
+    parts = [f"{_PREFACE}\n\nformat = {FORMAT}  # of this file\n"]
     for section, owner in SECTIONS.items():
         parts.append(_section_text(section, owner, values.get(section, {})))
     return "\n".join(parts)

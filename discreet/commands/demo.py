@@ -30,7 +30,7 @@ def demo(
     569 real tumours from scikit-learn's copy of the Wisconsin diagnostic data set are spread over five sites. No
     server has to be started and nothing is left running. Ends with the figures and the path of the report.
     """
-    from simulations.run import Options  # noqa: PLC0415  Flower takes a second to import: not for --help
+    from simulations.run import Options
 
     with errors_explained():
         refuse_existing(out, force=force)

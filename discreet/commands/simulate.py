@@ -76,7 +76,7 @@ def simulate(
 
     Example: discreet simulate examples/breast-cancer.toml --out results --sites 5 --partition dirichlet:0.5
     """
-    from simulations.run import Options  # noqa: PLC0415  Flower takes a second to import: not for --help
+    from simulations.run import Options
 
     with errors_explained(interrupted="Go on with the same command and --resume."):
         refuse_existing(out, force=force)
@@ -106,9 +106,9 @@ def refuse_existing(out: Path, *, force: bool) -> None:
 
 def run_and_show(study: Any, options: Any, *, as_json: bool) -> None:
     """Run a simulation under a progress bar and show its result."""
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    from simulations.run import simulate as run  # noqa: PLC0415
+    from simulations.run import simulate as run
 
     started: list[Guarantee] = []
 
@@ -129,7 +129,10 @@ def _headline(guarantee: Guarantee) -> str:
     privacy = (
         "[bold red]no privacy[/]" if guarantee.epsilon is None else f"ε = {guarantee.epsilon:.3g}"
     )
-    return f"[bold]{study.name}[/]: {tolerance.sites} sites, {study.training.rounds} rounds, {study.privacy.trust} trust, {privacy}"
+    rounds, trust = study.training.rounds, study.privacy.trust
+    return (
+        f"[bold]{study.name}[/]: {tolerance.sites} sites, {rounds} rounds, {trust} trust, {privacy}"
+    )
 
 
 def _shown_round(

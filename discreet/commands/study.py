@@ -79,7 +79,7 @@ def check(
 @app.command()
 def show(file: File, json: Json = False) -> None:
     """Show a study with every default filled in, and what it guarantees."""
-    from study.guarantee import Guarantee, declare  # noqa: PLC0415  the accountant takes a second to import
+    from study.guarantee import Guarantee, declare
 
     with errors_explained():
         study = read_study(file)
@@ -114,7 +114,7 @@ def freeze(
 
     "all" columns is for simulations: sites must agree on names, order and public bounds before they take part.
     """
-    from study.freezing import to_toml  # noqa: PLC0415
+    from study.freezing import to_toml
 
     with errors_explained():
         frozen = _frozen(read_study(file), data)
@@ -126,8 +126,8 @@ def freeze(
 
 
 def _frozen(study: Study, data: Path | None) -> Study:
-    from client.sources import load, published_bounds  # noqa: PLC0415
-    from study.freezing import freeze as frozen  # noqa: PLC0415
+    from client.sources import load, published_bounds
+    from study.freezing import freeze as frozen
 
     published = published_bounds(study.data.source) if data is None and study.data.source else {}
     return frozen(study, list(load(study, data).columns), published)
@@ -135,8 +135,8 @@ def _frozen(study: Study, data: Path | None) -> Study:
 
 def _check_data(study: Study, data: Path | None) -> bool:
     """Check the records, if a file is given or the study names a built-in set; were there any?"""
-    from client.sources import load  # noqa: PLC0415
-    from client.tables import check_pooled, records_of  # noqa: PLC0415
+    from client.sources import load
+    from client.tables import check_pooled, records_of
 
     if data is None and study.data.source is None:
         return False

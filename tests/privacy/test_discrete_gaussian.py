@@ -1,5 +1,6 @@
 """The sampler draws from the distribution that the argument is about."""
 
+import itertools
 import math
 
 import mpmath
@@ -27,13 +28,12 @@ def test_the_table_is_within_2_to_the_minus_100_of_the_exact_distribution(sigma)
     """Total variation, from the very numbers that the sampler compares with: masses are differences of entries."""
     upper, lower = cumulative_table(sigma)
     entries = [int(high) << 64 | int(low) for high, low in zip(upper, lower, strict=True)]
-    assert all(before <= after for before, after in zip(entries, entries[1:], strict=False))
+    assert all(before <= after for before, after in itertools.pairwise(entries))
     assert entries[-1] < 2**127
     edges = [0, *entries, 2**127]
     with mpmath.workprec(400):
         masses = [
-            mpmath.mpf(after - before) / 2**127
-            for before, after in zip(edges, edges[1:], strict=False)
+            mpmath.mpf(after - before) / 2**127 for before, after in itertools.pairwise(edges)
         ]
         exact = exact_masses(sigma, len(masses))
         distance = sum(abs(mine - true) for mine, true in zip(masses, exact, strict=True)) / 2
@@ -123,9 +123,7 @@ def test_samples_fit_the_exact_masses():
 
 def test_the_ladder_climbs_in_steps_of_about_two():
     sigmas = [each.sigma for each in LADDER]
-    assert all(
-        1.8 < after / before < 2.3 for before, after in zip(sigmas, sigmas[1:], strict=False)
-    )
+    assert all(1.8 < after / before < 2.3 for before, after in itertools.pairwise(sigmas))
     assert sigmas[0] == 16
     assert sigmas[-1] > 4e6
 

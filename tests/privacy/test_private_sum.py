@@ -19,16 +19,16 @@ ROOT = b"tests of the private sum, here.."[:32]
 
 
 def mechanism(**changed):
-    settings_ = dict(
-        dimension=20,
-        clipping_norm=1.0,
-        noise_multiplier=5.0,
-        shares=4,
-        sites=5,
-        beta=1e-9,
-        slack=0.0,
-        largest_sum=100.0,
-    )
+    settings_ = {
+        "dimension": 20,
+        "clipping_norm": 1.0,
+        "noise_multiplier": 5.0,
+        "shares": 4,
+        "sites": 5,
+        "beta": 1e-9,
+        "slack": 0.0,
+        "largest_sum": 100.0,
+    }
     return design_sum(**(settings_ | changed))
 
 

@@ -1,0 +1,149 @@
+"""A small federation over an in-process grid, whose sites can be replaced by ones that misbehave."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from flwr.clientapp import ClientApp
+
+from client.answers import Site
+from client.app import make_client_app
+from client.tables import Records
+from privacy.keystream import derive_key
+from server.rounds import Job, run_study
+from simulations.grid import InProcessGrid
+from study.contract import Data, Model, Privacy, Sites, Study, Training
+from study.declaration import Declaration
+from study.guarantee import Guarantee
+from study.queries import SumAnswer, SumQuery
+
+
+def entropy_of(party):
+    return lambda *labels: derive_key(b"test", party, *labels)
+
+
+def records_of(number, *, units=6):
+    """Two classes around (-1, -1) and (1, 1); other records for every number."""
+    generator = np.random.default_rng(number)
+    labels = np.arange(units) % 2
+    features = np.clip(generator.normal(2.0 * labels[:, None] - 1.0, 0.5, (units, 2)), -3, 3)
+    return Records(
+        features=features,
+        labels=labels.astype(np.int64),
+        units=np.arange(units),
+        identities=[b"%d" % each for each in range(units)],
+        train=np.ones(units, dtype=np.bool_),
+    )
+
+
+@dataclass
+class Federation:
+    """A declaration, its sites, and everything that they were asked and answered."""
+
+    declaration: Declaration
+    directory: object
+    asked: dict = field(default_factory=dict)  # site -> [query bytes]
+    answered: dict = field(default_factory=dict)  # site -> {query index: vector}
+    apps: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+
+    @property
+    def names(self):
+        return {number + 2: f"site-{number + 1}" for number in range(self.declaration.sites)}
+
+    @property
+    def guarantee(self):
+        return Guarantee(self.declaration)
+
+    def site(self, name, **other):
+        settings = {
+            "records_for": lambda _study: records_of(int(name.removeprefix("site-"))),
+            "approves": lambda _guarantee: True,
+            "entropy": entropy_of(name),
+            "allow_unsafe": True,
+        }
+        return Site(name, **settings | other)
+
+    def recorded(self, name, site):
+        """`site`, with everything that passes written down."""
+        answer = site.answer
+        asked, answered = self.asked.setdefault(name, []), self.answered.setdefault(name, {})
+
+        def recording(content):
+            asked.append(content)
+            sent = answer(content)
+            answered[SumQuery.from_bytes(content).index] = SumAnswer.from_bytes(sent).vector
+            return sent
+
+        site.answer = recording
+        return site
+
+    def grid(self, **other):
+        apps = {
+            node: self.apps.get(name) or make_client_app(self.recorded(name, self.site(name)))
+            for node, name in self.names.items()
+        }
+        return InProcessGrid(apps, **other)
+
+    def job(self, **other):
+        settings = {
+            "declaration": self.declaration,
+            "sites": self.names,
+            "directory": self.directory,
+            "durable": False,
+            "entropy": entropy_of("coordinator"),
+        }
+        return Job(**settings | self.options | other)
+
+    def run(self, grid=None, **other):
+        return run_study(grid or self.grid(), self.job(**other))
+
+    def counts(self):
+        return Counter({name: len(queries) for name, queries in self.asked.items()})
+
+
+@pytest.fixture
+def make_federation(tmp_path):
+    """A federation of `sites` sites; `training`, `privacy` and `data` change its study."""
+
+    def make(*, sites=3, nonce="0" * 32, directory=None, training=None, privacy=None, data=None):
+        privacy = {"noise_multiplier": 1.0} | (privacy or {})
+        if privacy.get("trust") == "unsafe":
+            del privacy["noise_multiplier"]
+        study = Study(
+            name="example",
+            data=Data(
+                **{
+                    "task": "classification", "label": "ill", "classes": ("no", "yes"), "expected_records": 18,
+                    "features": ("x", "y"), "bounds": {"x": (-3.0, 3.0), "y": (-3.0, 3.0)}, "test_fraction": 0.0,
+                }
+                | (data or {})
+            ),
+            model=Model(kind="logistic"),
+            training=Training(**{"rounds": 3, "learning_rate": 0.1} | (training or {})),
+            privacy=Privacy(**privacy),
+            sites=Sites(minimum=sites),
+        )  # fmt: skip
+        declaration = Declaration(
+            study=study, sites=sites, noise_multiplier=study.privacy.noise_multiplier, nonce=nonce
+        )
+        return Federation(declaration, directory or tmp_path / "checkpoint")
+
+    return make
+
+
+@pytest.fixture
+def client_app():
+    """A ClientApp that answers every sum query with `reply(message)`."""
+
+    def make(reply):
+        app = ClientApp()
+
+        @app.query("sum")
+        def answer(message, _context):
+            return reply(message)
+
+        return app
+
+    return make
