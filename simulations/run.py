@@ -23,7 +23,7 @@ from client.answers import Site, scaled_units, units_of
 from client.app import make_client_app
 from client.sources import load, published_bounds
 from client.tables import Records, check_pooled, records_of
-from gradients import Parameters, classification_metrics, mean_loss, regression_metrics
+from gradients import Parameters, classification_metrics, regression_metrics
 from privacy.errors import DiscreetError, UserError
 from privacy.keystream import derive_key
 from server.app import make_server_app
@@ -144,10 +144,9 @@ class _Federation:
             mean, deviation = (np.asarray(parameters[name], np.float64) for name in SCALING_NAMES)
             features = standardise(features, mean, deviation)
         own = {name: parameters[name] for name in model.shapes}
-        loss = mean_loss(model, own, features, test.labels)
         predicted = model.predict(own, features)
         if study.data.task == "classification":
-            return classification_metrics(predicted, test.labels, study.outputs) | {"loss": loss}
+            return classification_metrics(predicted, test.labels, study.outputs)
         data = study.data
         actual, guessed = (
             unscale_labels(np.asarray(each, dtype=np.float64), data.label_bounds, data.scaled)

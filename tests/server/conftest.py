@@ -56,9 +56,12 @@ class Federation:
     def guarantee(self):
         return Guarantee(self.declaration)
 
+    def records(self, name):
+        return records_of(int(name.removeprefix("site-")))
+
     def site(self, name, **other):
         settings = {
-            "records_for": lambda _study: records_of(int(name.removeprefix("site-"))),
+            "records_for": lambda _study: self.records(name),
             "approves": lambda _guarantee: True,
             "entropy": entropy_of(name),
             "allow_unsafe": True,
