@@ -33,8 +33,8 @@ lint: $(VENV)/test  ## Style, types and the layers
 test: lint  ## Everything CI runs
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/test  ## Measure gradients and accuracy, and write the tables of docs/benchmarks.md
-	$(BIN)/python benchmarks/gradients.py
+bench: $(VENV)/test  ## Measure gradients and accuracy, and write the tables of docs/benchmarks/
+	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
 	$(BIN)/python benchmarks/accuracy.py
 
 docs: $(VENV)/test  ## Check that the documents' commands and links are real

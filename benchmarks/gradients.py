@@ -62,7 +62,7 @@ def plain_step(settings, batch):
         batch = Batch(units=deltas.shape[1], rows=1)
         # Products of single images, then their sum: in NumPy no other way was found to be faster.
         formed, under = stage.backward(
-            weight, trace, deltas, batch, squared_inputs=None, with_inputs=below
+            weight, trace, deltas, batch, augmented=None, with_inputs=below
         )
         return *formed.weighted_sum(np.ones(batch.units, model.dtype)), under
 
@@ -107,7 +107,7 @@ def private_step(settings, batch):
         total = np.zeros(model.size)
         for block in blocks:
             found = unit_gradients(model, parameters, block)
-            total += found.weighted_sum(BOUND / np.maximum(found.norms, BOUND))
+            found.weighted_sum(BOUND / np.maximum(found.norms, BOUND), add_to=total)
         return total
 
     return step

@@ -1,5 +1,6 @@
 """Array types of this package, and the two numbers that bound floating-point arithmetic."""
 
+from math import isfinite
 from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
@@ -41,8 +42,20 @@ LARGEST_SQUARES: Final = {"f": float(np.finfo(np.float32).max), "d": 2.0**256}
 
 def as_reals(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
     """Return the values in a dtype, silently: as they are if they have it, else converted."""
+    array, real = np.asarray(values), real_type(dtype)
+    if array.dtype == real:
+        return array
     with np.errstate(over="ignore", invalid="ignore"):
-        return cast("Reals", np.asarray(values).astype(real_type(dtype), copy=False))
+        return cast("Reals", array.astype(real))
+
+
+def surely_finite(array: Reals) -> bool:
+    """Whether all numbers of a C-contiguous array are finite; may also be False for large ones.
+
+    One pass without an array of flags: the sum of squares is finite only if all numbers are.
+    """
+    flat = array.reshape(-1)
+    return isfinite(np.dot(flat, flat))
 
 
 def every(flags: Flags, axis: int) -> Flags:

@@ -5,13 +5,12 @@ convolution hands on a transposed view of its (columns, features) array.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gradients._arrays import Doubles, Flags, Reals
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(NamedTuple):
     """Shape of the columns of one pass: `units` units of `rows` rows, column u * rows + r."""
 
     units: int
@@ -23,12 +22,12 @@ class Trace:
     """What a layer keeps of a forward pass for the backward pass.
 
     output: (outputs, columns), after the activation.
-    finite: (columns,): nothing overflowed on the way. Asked of the sums *before* the activation:
-        tanh, max and pooling would hide an infinity.
+    finite: (columns,): nothing overflowed on the way; None if it did nowhere. Asked of the sums
+        *before* the activation: tanh, max and pooling would hide an infinity.
     """
 
     output: Reals
-    finite: Flags
+    finite: Flags | None
 
 
 class StageGradient(Protocol):
@@ -80,10 +79,11 @@ class Stage(Protocol):
         deltas: Reals,
         batch: Batch,
         *,
-        squared_inputs: Doubles | None,
+        augmented: Doubles | None,
         with_inputs: bool,
     ) -> tuple[StageGradient, Reals | None]:
         """Gradients of all units, and the deltas of the inputs (inputs, n) if asked for.
 
-        deltas: (outputs, n), overwritten. squared_inputs: (n,) if they are known already.
+        deltas: (outputs, n), overwritten. augmented: (n,), ||column||^2 + 1 of what came in, if
+        known already.
         """

@@ -49,8 +49,7 @@ class Block:
     flat_usable: Flags = field(init=False, repr=False)
     row_weights: Doubles = field(init=False, repr=False)
     row_factors: Reals = field(init=False, repr=False)
-    flat_finite: Flags = field(init=False, repr=False)
-    squared_norms: Doubles = field(init=False, repr=False)
+    augmented: Doubles = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         inputs, targets = _as_inputs(self.inputs), _as_targets(self.targets)
@@ -74,6 +73,11 @@ class Block:
         fine = self.flat_targets.dtype == np.int64 and self.flat_targets.min() >= 0
         return float(self.flat_targets.max()) if fine else np.inf
 
+    @cached_property
+    def all_usable(self) -> bool:
+        """Whether no unit is unusable."""
+        return bool(self.usable.all())
+
     @property
     def features(self) -> int:
         """Number of features of a row."""
@@ -90,7 +94,11 @@ def _freeze(block: Block, values: dict[str, npt.NDArray[np.generic]]) -> None:
 def _prepared(
     inputs: Reals, targets: Reals | Integers, rows: Flags
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Derive the fields of a block. `flat_*`, `row_weights`, `squared_norms` are per row, U a multiple of 16."""
+    """Derive the fields of a block: those per unit with U units, the others with a multiple of 16.
+
+    `flat_usable` is per unit, true where there is none; `flat_*`, `row_*` and `augmented` (the
+    squared norm, plus 1 for the bias) are per row.
+    """
     units, _, features = inputs.shape
     padding = ((0, padded_units(units) - units), (0, 0))
     inputs[~rows] = 0
@@ -111,11 +119,10 @@ def _prepared(
         "usable": usable,
         "flat_inputs": flat_inputs.reshape(-1, features),
         "flat_targets": np.pad(targets, padding).reshape(-1),
-        "flat_usable": np.pad(usable, padding[0]),
+        "flat_usable": np.pad(usable, padding[0], constant_values=True),
         "row_weights": np.pad(weights, padding).reshape(-1),
         "row_factors": np.pad(weights, padding).reshape(-1).astype(inputs.dtype),
-        "flat_finite": np.repeat(np.pad(usable, padding[0], constant_values=True), rows.shape[1]),
-        "squared_norms": np.pad(squares, padding).reshape(-1),
+        "augmented": np.pad(squares, padding).reshape(-1) + 1,
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradients._arrays import Doubles, Flags, Reals, every
+from gradients._arrays import Doubles, Flags, Reals, every, surely_finite
 from gradients._stages import Batch, StageGradient, Trace
 from gradients.activations import apply_activation, require_activation, through_activation
 
@@ -97,7 +97,9 @@ class Convolution:
         patches = self._patches(self._images(columns))
         sums = weight.reshape(self.filters, self.fan_in) @ patches
         sums += bias[:, None]
-        finite = every(np.isfinite(sums).reshape(count, -1), 1)
+        finite = None
+        if not surely_finite(sums):
+            finite = every(np.isfinite(sums).reshape(count, -1), 1)
         output, winners = _pool(sums.reshape(count, self.filters, *self.summed))
         apply_activation(self.activation, output)
         return ConvolutionTrace(
@@ -111,7 +113,7 @@ class Convolution:
         deltas: Reals,
         batch: Batch,
         *,
-        squared_inputs: Doubles | None,  # noqa: ARG002 (of use to dense layers only)
+        augmented: Doubles | None,  # noqa: ARG002 (of use to dense layers only)
         with_inputs: bool,
     ) -> tuple[StageGradient, Reals | None]:
         """Gradients of all units, and the deltas of the inputs if asked for."""

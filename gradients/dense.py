@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradients._arrays import Doubles, Flags, Reals, every, largest_square
+from gradients._arrays import Doubles, Flags, Reals, every, largest_square, surely_finite
 from gradients._products import column_product, sum_of_outer_products
 from gradients._stages import Batch, StageGradient, Trace
 from gradients.activations import apply_activation, require_activation, through_activation
@@ -64,7 +64,7 @@ class Dense:
         """Output for columns (inputs, n)."""
         sums = column_product(weight.reshape(self.outputs, self.inputs), columns)
         sums += bias.reshape(self.outputs, 1)
-        finite = every(np.isfinite(sums), 0)
+        finite = None if surely_finite(sums) else every(np.isfinite(sums), 0)
         apply_activation(self.activation, sums)
         return DenseTrace(output=sums, finite=finite, columns=columns)
 
@@ -75,7 +75,7 @@ class Dense:
         deltas: Reals,
         batch: Batch,
         *,
-        squared_inputs: Doubles | None,
+        augmented: Doubles | None,
         with_inputs: bool,
     ) -> tuple[StageGradient, Reals | None]:
         """Gradients of all units, and the deltas of the inputs if asked for."""
@@ -86,9 +86,9 @@ class Dense:
             below = column_product(weight.reshape(self.outputs, self.inputs).T, deltas)
         if batch.rows > 1:
             return FormedGradient(trace.columns, deltas, batch), below
-        if squared_inputs is None:
-            squared_inputs = _square_columns(trace.columns)
-        return OuterGradient(trace.columns, deltas, squared_inputs), below
+        if augmented is None:
+            augmented = _augmented_squares(trace.columns)
+        return OuterGradient(trace.columns, deltas, augmented), below
 
 
 @dataclass(kw_only=True)
@@ -109,6 +109,16 @@ def _square_columns(array: Reals) -> Doubles:
     return squares
 
 
+def _augmented_squares(columns: Reals) -> Doubles:
+    """||a||^2 + 1 of the columns; infinite where ||a||^2 overflows in the dtype of the model."""
+    squares = _square_columns(columns)
+    limit = largest_square(columns.dtype)
+    if not np.dot(squares, squares) <= limit**2:
+        squares[~(squares <= limit)] = np.inf
+    squares += 1
+    return squares
+
+
 def _zeroed(array: Reals, dropped: Flags) -> Reals:
     """Return a copy with columns of zeros, in the *same layout*.
 
@@ -123,16 +133,16 @@ def _zeroed(array: Reals, dropped: Flags) -> Reals:
 class OuterGradient:
     """One row per unit: gradients delta (a, 1)^T, never formed."""
 
-    def __init__(self, columns: Reals, deltas: Reals, squared_inputs: Doubles) -> None:
+    def __init__(self, columns: Reals, deltas: Reals, augmented: Doubles) -> None:
         self._columns = columns
         self._deltas = deltas
-        self._squared_inputs = squared_inputs
+        self._augmented = augmented
 
     def squared_norms(self) -> Doubles:
         """(||a||^2 + 1) ||delta||^2; infinite where ||a||^2 overflows in the dtype of the model."""
-        limit = largest_square(self._columns.dtype)
-        inputs = np.where(self._squared_inputs <= limit, self._squared_inputs, np.inf)
-        return (inputs + 1) * _square_columns(self._deltas)
+        squares = _square_columns(self._deltas)
+        squares *= self._augmented
+        return squares
 
     def drop(self, usable: Flags) -> None:
         """Zero everything that belongs to units which are not usable (units,)."""
@@ -142,7 +152,7 @@ class OuterGradient:
     def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
         """Sum over units of weights[unit] * gradient: (weight, bias)."""
         scaled = self._deltas * weights
-        return sum_of_outer_products(scaled, self._columns), scaled.sum(axis=1)
+        return sum_of_outer_products(scaled, self._columns), np.add.reduce(scaled, axis=1)
 
 
 class FormedGradient:

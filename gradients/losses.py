@@ -51,14 +51,18 @@ def softmax_cross_entropy(scores: Reals, classes: Integers) -> tuple[Doubles, Re
     Arguments: scores (outputs, n), classes (n,) in 0..outputs-1.
     Returns the losses (n,) in float64 and the deltas (outputs, n).
     """
-    shifted = scores - scores.max(axis=0)
-    columns = np.arange(scores.shape[1])
-    chosen = shifted[classes, columns].astype(np.float64)
+    count = scores.shape[1]
+    shifted = np.empty(scores.shape, scores.dtype)  # C-contiguous: its entries have flat places
+    np.subtract(scores, np.maximum.reduce(scores, axis=0), out=shifted)
+    flat, places = shifted.reshape(-1), classes * count
+    places += np.arange(count)
+    chosen = flat[places]
     np.exp(shifted, out=shifted)
-    totals = shifted.sum(axis=0)
-    losses = np.log(totals.astype(np.float64)) - chosen
+    totals = np.add.reduce(shifted, axis=0)
+    losses = np.log(totals, dtype=np.float64)
+    losses -= chosen
     shifted /= totals
-    shifted[classes, columns] -= 1
+    flat[places] -= 1
     return losses, shifted
 
 
@@ -69,7 +73,7 @@ def row_losses(loss: str, scores: Reals, targets: Reals | Integers) -> tuple[Dou
     """
     if loss == SQUARED_ERROR:
         return squared_error(scores, targets.astype(scores.dtype))
-    classes = targets.astype(np.int64)
+    classes = targets.astype(np.int64, copy=False)
     if scores.shape[0] == 1:
         return binary_cross_entropy(scores, classes)
     return softmax_cross_entropy(scores, classes)

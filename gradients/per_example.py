@@ -20,6 +20,7 @@ over its rows of the rows' gradients.
 """
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ import numpy.typing as npt
 from gradients._arrays import Doubles, Flags, Integers, Reals, as_reals, every, largest_square
 from gradients._memory import keep_freed_memory
 from gradients._products import LANE
-from gradients._stages import Batch, StageGradient
+from gradients._stages import Batch, StageGradient, Trace
 from gradients.blocks import Block
 from gradients.convolution import Convolution
 from gradients.losses import CROSS_ENTROPY, row_losses, valid_classes
@@ -50,26 +51,32 @@ class UnitGradients:
         self._passes = passes
         self._size = size
 
-    def weighted_sum(self, weights: npt.ArrayLike) -> Doubles:
+    def weighted_sum(self, weights: npt.ArrayLike, *, add_to: Doubles | None = None) -> Doubles:
         """Sum over units of weights[u] * gradient_u.
 
-        Arguments: weights (U,), finite; those of units that contribute nothing do not matter.
-        Returns the vector (size,) in float64. May be called several times.
-        Raises ValueError if the weights are not finite or of another shape.
+        Arguments: weights (U,), finite; those of units that contribute nothing do not matter;
+        add_to: a vector (size,) in float64 to which the sum is added, in place: for the sum over
+        several blocks, without a vector for each.
+        Returns the vector (size,) in float64, or `add_to`. May be called several times.
+        Raises ValueError if the weights are not finite or an argument is of another shape.
         """
         given = np.asarray(weights, dtype=np.float64)
         if given.shape != self.norms.shape:
             raise ValueError(f"Expected weights.shape={given.shape} == {self.norms.shape}")
-        if not (np.abs(given) <= largest_square(self._passes[0].dtype)).all():
-            raise ValueError("Expected finite weights")
-        total = np.empty(self._size)
+        if add_to is not None and (add_to.shape != (self._size,) or add_to.dtype != np.float64):
+            raise ValueError(f"Expected add_to.shape={add_to.shape} == {(self._size,)} in float64")
         with np.errstate(all="ignore"):
+            largest = largest_square(self._passes[0].dtype)
+            # One product for all of them first: if this is small enough then they all are.
+            if not (np.dot(given, given) <= largest**2 or (np.abs(given) <= largest).all()):
+                raise ValueError("Expected finite weights")
+            total = np.empty(self._size) if add_to is None else add_to
             for index, part in enumerate(self._passes):
-                part.add_weighted(given, total, first=index == 0)
+                part.add_weighted(given, total, first=index == 0 and add_to is None)
         return total
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Pass:
     """Gradients of the units first..first+units-1 of a block: one forward and backward pass."""
 
@@ -82,9 +89,9 @@ class _Pass:
 
     def add_weighted(self, weights: Doubles, total: Doubles, *, first: bool) -> None:
         """Add to `total` (size,), or overwrite it if this is the first pass."""
-        mine = np.zeros(self.batch.units, self.dtype)
-        given = weights[self.first : self.first + self.batch.units]
-        mine[: len(given)] = given
+        mine = weights[self.first : self.first + self.batch.units].astype(self.dtype)
+        if len(mine) < self.batch.units:
+            mine = np.pad(mine, (0, self.batch.units - len(mine)))
         start = 0
         for gradient in self.gradients:
             for part in gradient.weighted_sum(mine):
@@ -107,28 +114,29 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
         raise ValueError(f"Expected block.features={block.features} == {model.inputs}")
     arrays = model.checked(parameters)
     if block.flat_inputs.dtype != model.dtype:
-        block = Block(inputs=_narrowed(block.inputs, model), targets=block.targets, rows=block.rows)
+        narrow = as_reals(block.inputs, model.dtype)
+        block = Block(inputs=narrow, targets=block.targets, rows=block.rows)
     with np.errstate(all="ignore"):
         targets, valid = _targets(model, block)
         passes = [
             _run(model, arrays, block, targets=targets, valid=valid, first=first, count=count)
             for first, count in _portions(model, block)
         ]
-    losses = np.concatenate([part.losses for part in passes])[: block.units]
-    norms = np.concatenate([part.norms for part in passes])[: block.units]
-    return UnitGradients(losses, norms, passes, model.size)
+    losses, norms = passes[0].losses, passes[0].norms
+    if len(passes) > 1:
+        losses = np.concatenate([part.losses for part in passes])
+        norms = np.concatenate([part.norms for part in passes])
+    return UnitGradients(losses[: block.units], norms[: block.units], passes, model.size)
 
 
-def _narrowed(inputs: Reals, model: Model) -> Reals:
-    return as_reals(inputs, model.dtype)
-
-
-def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags]:
-    """Targets per row, and whether they are usable: (rows,) each."""
+def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None]:
+    """Targets per row, and whether they are usable, (rows,) each; None: no more to know than the block does."""
     if model.loss == CROSS_ENTROPY:
         if block.largest_class < model.classes:
-            return block.flat_targets, block.flat_finite
+            return block.flat_targets, None
         return valid_classes(block.flat_targets, model.classes)
+    if block.flat_targets.dtype == model.dtype:
+        return block.flat_targets, None
     narrow = as_reals(block.flat_targets, model.dtype)
     return narrow, np.isfinite(narrow)
 
@@ -150,7 +158,7 @@ def _run(
     block: Block,
     *,
     targets: Reals | Integers,
-    valid: Flags,
+    valid: Flags | None,
     first: int,
     count: int,
 ) -> _Pass:
@@ -159,38 +167,55 @@ def _run(
     rows = slice(first * batch.rows, (first + count) * batch.rows)
     columns = block.flat_inputs[rows].T
     traces = []
-    finite = valid[rows].copy()
     for index, stage in enumerate(model.stages):
-        trace = stage.forward(arrays[2 * index], arrays[2 * index + 1], columns)
-        finite &= trace.finite
-        traces.append(trace)
-        columns = trace.output
+        traces.append(stage.forward(arrays[2 * index], arrays[2 * index + 1], columns))
+        columns = traces[-1].output
     losses, deltas = row_losses(model.loss, columns, targets[rows])
     deltas *= block.row_factors[rows]
-    unit_losses = (losses * block.row_weights[rows]).reshape(batch.units, batch.rows).sum(axis=1)
+    losses *= block.row_weights[rows]
+    if batch.rows > 1:
+        losses = losses.reshape(batch.units, batch.rows).sum(axis=1)
+    gradients = _backward(model, arrays, traces, deltas, batch, augmented=block.augmented[rows])
+    squares = gradients[-1].squared_norms()
+    for gradient in reversed(gradients[:-1]):
+        squares += gradient.squared_norms()
+    flags = [trace.finite for trace in traces if trace.finite is not None]
+    if valid is not None:
+        flags.append(valid[rows])
+    limit = largest_square(model.dtype)
+    # One number for all units first: if it is fine, all of them are.
+    fine = np.dot(squares, squares) <= limit**2 and isfinite(np.dot(losses, losses))
+    if flags or not fine or not block.all_usable:
+        usable = np.isfinite(losses) & (squares <= limit) & block.flat_usable[first : first + count]
+        for flag in flags:
+            usable &= every(flag.reshape(batch.units, batch.rows), 1)
+        losses, squares = np.where(usable, losses, 0), np.where(usable, squares, 0)
+        if not usable.all():
+            for gradient in gradients:
+                gradient.drop(usable)
+    return _Pass(
+        first=first, batch=batch, gradients=gradients, losses=losses, norms=np.sqrt(squares),
+        dtype=model.dtype,
+    )  # fmt: skip
+
+
+def _backward(
+    model: Model,
+    arrays: list[Reals],
+    traces: list[Trace],
+    deltas: Reals,
+    batch: Batch,
+    *,
+    augmented: Doubles,
+) -> list[StageGradient]:
+    """Gradients of all layers, from the first to the last."""
     gradients: list[StageGradient] = []
-    squares = np.zeros(count)
     below: Reals | None = deltas
     for index in reversed(range(len(traces))):
         assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
-        known = block.squared_norms[rows] if index == 0 else None
         gradient, below = model.stages[index].backward(
             arrays[2 * index], traces[index], below, batch,
-            squared_inputs=known, with_inputs=index > 0,
+            augmented=None if index else augmented, with_inputs=index > 0,
         )  # fmt: skip
-        squares += gradient.squared_norms()
-        gradients.insert(0, gradient)
-    usable = every(finite.reshape(batch.units, batch.rows), 1) & np.isfinite(unit_losses)
-    usable &= squares <= largest_square(model.dtype)
-    usable &= block.flat_usable[first : first + count]
-    if not usable.all():
-        for gradient in gradients:
-            gradient.drop(usable)
-    return _Pass(
-        first=first,
-        batch=batch,
-        gradients=gradients,
-        losses=np.where(usable, unit_losses, 0),
-        norms=np.where(usable, np.sqrt(squares), 0),
-        dtype=model.dtype,
-    )
+        gradients.append(gradient)
+    return gradients[::-1]

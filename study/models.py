@@ -35,7 +35,7 @@ def model_of(study: Study) -> Model:
         hidden=study.model.hidden,
         activation=study.model.activation,
         image=_image(inputs) if study.model.kind == "cnn" else None,
-        dtype=np.dtype(study.model.numbers).type,
+        dtype=np.dtype(study.numbers).type,
     )
 
 

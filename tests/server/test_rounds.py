@@ -306,19 +306,17 @@ def test_without_privacy_an_answer_that_is_not_finite_is_missing(
     assert all(np.isfinite(each).all() for each in outcome.parameters.values())
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_largest_answer_of_an_honest_site_is_taken_and_the_next_larger_one_is_not(
-    make_federation, client_app, number
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("beyond", "missing"), [(0, ()), (2, ("site-1",))])
+def test_the_largest_answer_of_an_honest_site_is_taken_and_a_larger_one_is_not(
+    make_federation, client_app, sign, beyond, missing
 ):
+    """The larger one is by two: one is the dither's."""
     federation = make_federation(privacy={"max_dropouts": 1})
     mechanism = federation.guarantee.mechanism("gradient")
-    largest = mechanism.clamp + mechanism.deviation.largest
-    federation.apps["site-1"] = client_app(vector(lambda n: ints(n, value=largest + number)))
-    outcome = federation.run()
-    if number == 0:
-        assert all(kept.missing == () for kept in outcome.sums)
-    if number == 2:
-        assert all(kept.missing == ("site-1",) for kept in outcome.sums)
+    value = sign * (mechanism.clamp + mechanism.deviation.largest + beyond)
+    federation.apps["site-1"] = client_app(vector(lambda n: ints(n, value=value)))
+    assert {kept.missing for kept in federation.run().sums} == {missing}
 
 
 def test_the_largest_answers_of_all_sites_add_up_without_wrapping(make_federation, client_app):

@@ -43,7 +43,7 @@ def test_a_study_is_read_with_every_default():
     assert study.privacy.delta == 1e-5
     assert study.data.bounds_of("mean radius") == (0.0, 40.0)
     assert study.data.bounds_of("anything else") == (0.0, 1.0)
-    assert study.model.numbers == "float64"
+    assert study.numbers == "float64"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,242 @@
+"""A checkpoint is whole or not there, belongs to one run, and a resumed run is the run that was interrupted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from privacy.errors import DiscreetError, ProtocolError, UserError
+from server import checkpoint
+from server.checkpoint import Checkpoint, KeptSum, write_whole
+from study.codec import decode, encode
+
+KEPT = KeptSum(
+    index=0, function="gradient", round=1, query_hash="ab" * 32, survivors=("site-1", "site-3"),
+    missing=("site-2",), total=np.array([1, -2, 2**40, 0]), seconds=1.5,
+)  # fmt: skip
+
+
+class InterruptedRun(Exception):
+    """Something from outside that ends a run."""
+
+
+def same(first, second):
+    assert dataclasses.replace(first, total=None) == dataclasses.replace(second, total=None)
+    assert (first.total is None) == (second.total is None)
+    if first.total is not None:
+        assert first.total.dtype == second.total.dtype
+        assert first.total.tobytes() == second.total.tobytes()
+
+
+def after(rounds):
+    """An `on_round` that interrupts the run after so many queries."""
+    seen = []
+
+    def on_round(line):
+        seen.append(line)
+        if len(seen) == rounds:
+            raise InterruptedRun
+
+    return on_round
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("total", [KEPT.total, np.array([0.5, -0.0]), None])
+def test_what_is_kept_is_read(make_federation, tmp_path, durable, total):
+    declaration = make_federation().declaration
+    first = Checkpoint(tmp_path / "run", declaration, durable=durable)
+    sums = [dataclasses.replace(KEPT, index=index, total=total) for index in range(3)]
+    for each in sums:
+        first.keep(each)
+    found = list(Checkpoint(tmp_path / "run", declaration).kept())
+    assert len(found) == 3
+    for left, right in zip(sums, found, strict=True):
+        same(left, right)
+
+
+def test_a_new_checkpoint_holds_the_declaration_and_no_sums(make_federation, tmp_path):
+    declaration = make_federation().declaration
+    kept = Checkpoint(tmp_path / "a" / "run", declaration)
+    assert list(kept.kept()) == []
+    assert (tmp_path / "a" / "run" / "declaration.json").read_bytes() == declaration.content
+
+
+@pytest.mark.parametrize("change", ["nonce", "training", "sites"])
+def test_the_directory_of_another_run_is_refused_and_left_as_it_is(
+    make_federation, tmp_path, change
+):
+    Checkpoint(tmp_path, make_federation().declaration).keep(KEPT)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    other = make_federation(
+        **{"nonce": {"nonce": "1" * 32}, "training": {"training": {"rounds": 4}}, "sites": {"sites": 4}}[change]
+    )  # fmt: skip
+    with pytest.raises(UserError, match="holds another run") as error:
+        Checkpoint(tmp_path, other.declaration)
+    assert "same study, sites and seed" in error.value.hint
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """The power fails just before the new file takes the old one's place."""
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def fail(*_arguments):
+        raise OSError("no power")
+
+    monkeypatch.setattr(checkpoint.Path, "replace", fail)
+    with pytest.raises(OSError, match="no power"):
+        write_whole(path, b"new, and longer")
+    assert path.read_bytes() == b"old"
+
+
+def test_a_durable_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = checkpoint.os.fsync, checkpoint.Path.replace
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda file: (order.append("sync"), fsync(file)))
+    monkeypatch.setattr(
+        checkpoint.Path, "replace", lambda *paths: (order.append("replace"), replace(*paths))
+    )
+    write_whole(tmp_path / "file", b"content")
+    assert order == ["sync", "replace", "sync"]  # the file, its name, the directory
+    order.clear()
+    write_whole(tmp_path / "file", b"content", durable=False)
+    assert order == ["replace"]
+
+
+def test_a_sum_that_was_being_written_is_asked_again(make_federation):
+    federation = make_federation()
+    with pytest.raises(InterruptedRun):
+        federation.run(on_round=after(2))
+    (federation.directory / "000002.sum.new").write_bytes(b"half of")
+    assert len(list(Checkpoint(federation.directory, federation.declaration).kept())) == 2
+    assert len(federation.run().sums) == 3
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("settings", [
+    {"training": {"rounds": 4}},
+    {"training": {"rounds": 3}, "data": {"scaling": "standard"}},
+    {"training": {"rounds": 4, "optimizer": "momentum", "schedule": "cosine"}, "privacy": {"trust": "server"}},
+    {"training": {"rounds": 4}, "privacy": {"trust": "unsafe"}},
+])  # fmt: skip
+def test_a_resumed_run_asks_only_what_is_left_and_ends_with_the_same_model(
+    make_federation, tmp_path, stop, settings
+):
+    whole = make_federation(directory=tmp_path / "whole", **settings)
+    expected = whole.run()
+    interrupted = make_federation(directory=tmp_path / "interrupted", **settings)
+    with pytest.raises(InterruptedRun):
+        interrupted.run(on_round=after(stop))
+    assert set(interrupted.counts().values()) == {stop}
+    resumed = make_federation(directory=tmp_path / "interrupted", **settings)
+    outcome = resumed.run()
+    assert set(resumed.counts().values()) == {4 - stop}
+    assert resumed.asked["site-1"] == whole.asked["site-1"][stop:]
+    assert list(outcome.parameters) == list(expected.parameters)
+    for name, value in expected.parameters.items():
+        assert outcome.parameters[name].tobytes() == value.tobytes()
+    for left, right in zip(outcome.sums, expected.sums, strict=True):
+        same(dataclasses.replace(left, seconds=0), dataclasses.replace(right, seconds=0))
+    assert [line["loss"] for line in outcome.history] == [line["loss"] for line in expected.history]
+
+
+def test_a_finished_run_can_be_replayed_without_any_site(make_federation, tmp_path):
+    federation = make_federation()
+    expected = federation.run()
+    again = make_federation()
+    outcome = again.run()
+    assert set(again.counts().values()) == {0}
+    for name, value in expected.parameters.items():
+        assert outcome.parameters[name].tobytes() == value.tobytes()
+
+
+def test_a_run_resumed_after_an_abandoned_query_has_used_its_spare(make_federation):
+    settings = {"training": {"spare_rounds": 1}}
+    federation = make_federation(**settings)
+    first = federation.grid(drops=lambda message: message.metadata.group_id == "0")
+    with pytest.raises(InterruptedRun):
+        federation.run(first, on_round=after(2))
+    resumed = make_federation(**settings)
+    outcome = resumed.run()
+    assert [kept.total is None for kept in outcome.sums] == [True, False, False, False]
+    assert [kept.round for kept in outcome.sums] == [1, 1, 2, 3]
+    assert set(resumed.counts().values()) == {2}
+
+
+def content_of_first(federation):
+    federation.run()
+    path = federation.directory / "000000.sum"
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize("part", [0, 3, 10, 0.5, 0.99, -1])
+def test_a_truncated_sum_is_an_error(make_federation, part):
+    federation = make_federation()
+    path, content = content_of_first(federation)
+    path.write_bytes(content[: int(part * len(content)) if isinstance(part, float) else part])
+    with pytest.raises(ProtocolError, match="Expected"):
+        federation.run()
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 200, b"garbage" * 50, b"\xff" * 100])
+def test_a_garbled_sum_is_an_error(make_federation, garbage):
+    federation = make_federation()
+    path, content = content_of_first(federation)
+    path.write_bytes(garbage)
+    with pytest.raises(ProtocolError, match="Expected"):
+        federation.run()
+    path.write_bytes(content + garbage)
+    with pytest.raises(ProtocolError, match="Expected"):
+        federation.run()
+
+
+CHANGES = {
+    "another index": lambda head: head | {"index": 1},
+    "no index": lambda head: {key: head[key] for key in head if key != "index"},
+    "no survivors": lambda head: {key: head[key] for key in head if key != "survivors"},
+    "survivors that are none": lambda head: head | {"survivors": None},
+    "seconds in words": lambda head: head | {"seconds": "ten"},
+    "abandoned, and a sum": lambda head: head | {"abandoned": True},
+    "not said whether abandoned": lambda head: {key: head[key] for key in head if key != "abandoned"},
+    "another function": lambda head: head | {"function": "moments"},
+    "another round": lambda head: head | {"round": 9},
+    "nothing": lambda head: {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_sum_whose_description_is_wrong_is_an_error(make_federation, change):
+    federation = make_federation()
+    path, content = content_of_first(federation)
+    head, arrays = decode(content)
+    path.write_bytes(encode(CHANGES[change](head), arrays))
+    with pytest.raises(ProtocolError, match="Expected"):
+        federation.run()
+
+
+TOTALS = {
+    "too short": np.zeros(3, dtype=np.int64),
+    "too long": np.zeros(5, dtype=np.int64),
+    "two axes": np.zeros((4, 1), dtype=np.int64),
+    "floats": np.full(4, np.nan),
+}
+
+
+@pytest.mark.parametrize("kind", TOTALS)
+def test_a_sum_of_another_shape_or_type_is_an_error(make_federation, kind):
+    federation = make_federation()
+    path, content = content_of_first(federation)
+    head, _ = decode(content)
+    path.write_bytes(encode(head, {"total": TOTALS[kind]}))
+    with pytest.raises(DiscreetError, match="Expected"):
+        federation.run()
+
+
+def test_a_sum_of_another_name_is_an_error(make_federation):
+    federation = make_federation()
+    path, content = content_of_first(federation)
+    head, arrays = decode(content)
+    path.write_bytes(encode(head, {"sum": arrays["total"]}))
+    with pytest.raises(ProtocolError, match="Expected"):
+        federation.run()
