@@ -86,10 +86,10 @@ def _fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  one return a kind of
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return all(_fits(each, arguments[0]) for each in value)
         return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if type(value) is int and abs(value) > _LARGEST:
+        return False  # it has no canonical form
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value)
-    if hint is None or hint is type(None):
-        return value is None
     return type(value) is hint
 
 
@@ -105,6 +105,7 @@ def _within(value: Any, limits: Mapping[str, float]) -> bool:
     )
 
 
+_LARGEST = 2**53
 _SIMPLE = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 

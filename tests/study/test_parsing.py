@@ -58,6 +58,8 @@ def test_a_study_is_read_with_every_default():
         ("epsilon = 3.0", 'epsilon = "3"', r'privacy.epsilon: expected a number .*found "3"'),
         ("epsilon = 3.0", "epsilon = true", r"privacy.epsilon: expected a number .*found true"),
         ("rounds = 60", "rounds = 0", r"line 15: training.rounds: expected a whole number of at least 1"),
+        ("epsilon = 3.0", f"epsilon = {10**400}", r"privacy.epsilon: expected a number"),
+        ('name = "example"', f'name = "example"\nversion = {10**20}', r"line 4: study.version: expected a whole number"),
         ("rounds = 60", "rounds = 1.5", r"training.rounds: expected a whole number"),
         ("rounds = 60", "", r"line 14: training.rounds: expected a whole number .*found nothing"),
         ("rounds = 60", "roundz = 60", r"line 15: training.roundz: expected one of .*unknown name"),
