@@ -93,10 +93,9 @@ def show(file: File, json: Json = False) -> None:
             print_json(values)
         for section, settings in values.items():
             if isinstance(settings, dict):
-                print_table(
-                    f"[{section}]", {name: _in_words(value) for name, value in settings.items()}
-                )
-                people.print()
+                _print_settings(f"[{section}]", settings)
+        for query in values.get("guarantee", {}).get("queries", []):
+            _print_settings(f"Sums: {query['function']}", query)
 
 
 @app.command()
@@ -143,6 +142,13 @@ def _check_data(study: Study, data: Path | None) -> bool:
     frozen = _frozen(study, data)
     check_pooled(records_of(load(frozen, data), frozen), frozen, sites=study.sites.minimum)
     return True
+
+
+def _print_settings(title: str, settings: dict[str, Any]) -> None:
+    print_table(
+        title, {name: _in_words(value) for name, value in settings.items() if name != "queries"}
+    )
+    people.print()
 
 
 def _in_words(value: Any) -> str:
