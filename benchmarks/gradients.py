@@ -104,10 +104,11 @@ def private_step(settings, batch):
     model, parameters, blocks = numpy_problem(settings, batch)
 
     def step():
-        total = np.zeros(model.size)
+        total = None
         for block in blocks:
             found = unit_gradients(model, parameters, block)
-            found.weighted_sum(BOUND / np.maximum(found.norms, BOUND), add_to=total)
+            weights = BOUND / np.maximum(found.norms, BOUND)
+            total = found.weighted_sum(weights, add_to=total)
         return total
 
     return step

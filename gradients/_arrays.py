@@ -55,7 +55,7 @@ def surely_finite(array: Reals) -> bool:
     One pass without an array of flags: the sum of squares is finite only if all numbers are.
     """
     flat = array.reshape(-1)
-    return isfinite(np.dot(flat, flat))
+    return isfinite(flat.dot(flat))
 
 
 def every(flags: Flags, axis: int) -> Flags:

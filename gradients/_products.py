@@ -28,6 +28,7 @@ from gradients._arrays import Reals
 LANE = 16  # columns are padded to a multiple of this: the widest vector holds 16 numbers of float32
 QUICK_PRODUCTS = 10**6
 QUICK_UNITS = 32
+FEW_OUTPUTS = 32
 
 
 def padded_units(units: int) -> int:
@@ -89,11 +90,16 @@ def sum_of_outer_products(left: Reals, right: Reals) -> Reals:
     In portions, which lowers the error of summation: the bound for n terms in any order holds.
     """
     count = left.shape[1]
+    if len(left) <= FEW_OUTPUTS and right.flags.c_contiguous:
+        # Transposing the small factor and the result costs less than BLAS takes for the large one.
+        return np.ascontiguousarray((right @ np.ascontiguousarray(left.T)).T)
     width = quick_width(left.shape[0] * right.shape[0], count)
     total: Reals = left[:, :width] @ right[:, :width].T
-    for start in range(width, count, width):
-        part = slice(start, start + width)
-        total += left[:, part] @ right[:, part].T
+    if width < count:
+        product = np.empty_like(total)
+        for start in range(width, count, width):
+            part = slice(start, start + width)
+            total += np.matmul(left[:, part], right[:, part].T, out=product)
     return total
 
 

@@ -17,8 +17,8 @@ def _identity(sums: Reals) -> None:
 
 
 def _rectify(sums: Reals) -> None:
-    """max(z, 0), in place."""
-    np.maximum(sums, 0, out=sums)
+    """max(z, 0), in place. (With a row of zeros, for NumPy has no fast loop for a single one.)"""
+    np.maximum(sums, np.zeros(sums.shape[1:], sums.dtype), out=sums)
 
 
 def _hyperbolic(sums: Reals) -> None:

@@ -113,7 +113,7 @@ def _augmented_squares(columns: Reals) -> Doubles:
     """||a||^2 + 1 of the columns; infinite where ||a||^2 overflows in the dtype of the model."""
     squares = _square_columns(columns)
     limit = largest_square(columns.dtype)
-    if not np.dot(squares, squares) <= limit**2:
+    if not squares.dot(squares) <= limit**2:
         squares[~(squares <= limit)] = np.inf
     squares += 1
     return squares

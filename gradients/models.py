@@ -75,6 +75,11 @@ class Model:
         """How many numbers the parameters have in all."""
         return sum(prod(shape) for shape in self.shapes.values())
 
+    @cached_property
+    def convolves(self) -> bool:
+        """Whether any layer is a convolution."""
+        return any(isinstance(stage, Convolution) for stage in self.stages)
+
     def initial(self, seed: bytes) -> Parameters:
         """Make the first parameters: zeros for a single layer; else scaled weights and zero biases.
 

@@ -30,7 +30,6 @@ from gradients._memory import keep_freed_memory
 from gradients._products import LANE
 from gradients._stages import Batch, StageGradient, Trace
 from gradients.blocks import Block
-from gradients.convolution import Convolution
 from gradients.losses import CROSS_ENTROPY, row_losses, valid_classes
 from gradients.models import Model, Parameters
 
@@ -68,7 +67,7 @@ class UnitGradients:
         with np.errstate(all="ignore"):
             largest = largest_square(self._passes[0].dtype)
             # One product for all of them first: if this is small enough then they all are.
-            if not (np.dot(given, given) <= largest**2 or (np.abs(given) <= largest).all()):
+            if not (given.dot(given) <= largest**2 or (np.abs(given) <= largest).all()):
                 raise ValueError("Expected finite weights")
             total = np.empty(self._size) if add_to is None else add_to
             for index, part in enumerate(self._passes):
@@ -145,7 +144,7 @@ def _portions(model: Model, block: Block) -> list[tuple[int, int]]:
     """(first unit, number of units) of every pass: by public sizes alone."""
     units = len(block.flat_targets) // block.rows_per_unit
     step = units
-    if any(isinstance(stage, Convolution) for stage in model.stages):
+    if model.convolves:
         step = max(LANE, CONVOLVED_ROWS // block.rows_per_unit // LANE * LANE)
         # All passes of one shape: a shorter last one would take another path through BLAS.
         step = step if units % step == 0 else LANE
@@ -184,7 +183,7 @@ def _run(
         flags.append(valid[rows])
     limit = largest_square(model.dtype)
     # One number for all units first: if it is fine, all of them are.
-    fine = np.dot(squares, squares) <= limit**2 and isfinite(np.dot(losses, losses))
+    fine = squares.dot(squares) <= limit**2 and isfinite(losses.dot(losses))
     if flags or not fine or not block.all_usable:
         usable = np.isfinite(losses) & (squares <= limit) & block.flat_usable[first : first + count]
         for flag in flags:

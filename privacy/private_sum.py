@@ -6,8 +6,9 @@
 **Guarantee.** Let one unit be added or removed at one site. The integer sum before noise changes by an integer vector
 of norm at most Delta(s) (1 + eta), except with probability beta over the dither (`privacy/rounding.py`). At least k
 shares that the adversary does not know are in the sum, each a discrete Gaussian of deviation sigma_t >= 3. Their sum
-is, up to a factor 1 +- 1e-33, a post-processing of a continuous Gaussian of variance k sigma_t^2 - 4 at the same
-centre (Peikert 2010, arXiv-independent: lattice convolution; `docs/privacy-argument.md`). With
+is, up to a factor 1 +- 1e-33 a coordinate, a post-processing of a continuous Gaussian of variance k sigma_t^2 - 4 at
+the same centre (`docs/privacy-argument.md`, after Peikert 2010, "An Efficient and Parallel Gaussian Sampler for
+Lattices"). With
 
     sqrt(k sigma_t^2 - 4) = z Delta(s) (1 + eta)
 

@@ -34,6 +34,9 @@ SMALLEST_DEVIATION = 1e-2
 """Of a feature over its bounds: noise in a feature that hardly varies is not blown up further."""
 
 _SMALLEST_PART = 0.1  # of the expected units: a noisy count is never trusted below it
+_DEVIATION_IF_UNKNOWN = (
+    0.15  # of a feature whose variance is lost in the noise; see `moments_to_standard`
+)
 _LARGEST_VARIANCE = 0.25  # of anything within [0, 1] (Popoviciu's inequality)
 
 
@@ -108,8 +111,14 @@ def moments_to_standard(
     |---|---|
     | count below a tenth of `expected` | a tenth of it, and at least 1 |
     | mean outside [0, 1] | the nearer end |
-    | variance outside what [0, 1] allows, often negative | the nearer end |
-    | not a number | a feature spread evenly over its bounds |
+    | variance of at most `SMALLEST_DEVIATION`^2, often negative: lost in the noise | 0.15^2 |
+    | variance above 1/4, which [0, 1] does not allow | 1/4 |
+    | not a number | a mean of 1/2, a deviation of 0.15 |
+
+    Discussion: a variance that is lost in the noise must not become the smallest one. Such a feature would be blown
+    up until every record stands at a limit, and would take the clipping norm from those that tell something. With
+    the smallest one in place of 0.15 the breast-cancer study lost 4 points of accuracy at ε = 3 (local trust) and 7
+    at ε = 1 (aggregate), the diabetes study 0.03 and 0.05 of R^2; anything from 0.1 to 0.3 is much alike.
 
     Arguments:
         count: noisy number of units.
@@ -118,10 +127,7 @@ def moments_to_standard(
     """
     with np.errstate(invalid="ignore", over="ignore"):
         units = max(1.0, _SMALLEST_PART * expected, count if math.isfinite(count) else expected)
-        mean = np.clip(_or(total / units, 0.5), 0.0, 1.0)
-        variance = _or(squares / units - np.square(mean), 1 / 12)
-        return mean, np.sqrt(np.clip(variance, SMALLEST_DEVIATION**2, _LARGEST_VARIANCE))
-
-
-def _or(values: Floats, substitute: float) -> Floats:
-    return np.where(np.isnan(values), substitute, values)
+        mean = np.clip(np.nan_to_num(total / units, nan=0.5), 0.0, 1.0)
+        variance = np.minimum(squares / units - np.square(mean), _LARGEST_VARIANCE)
+        known = variance > SMALLEST_DEVIATION**2  # not so for NaN
+        return mean, np.sqrt(np.where(known, variance, _DEVIATION_IF_UNKNOWN**2))

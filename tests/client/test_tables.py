@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.tables import Records, Table, check_pooled, check_site, read_table, records_of
@@ -374,6 +374,7 @@ class TestUnits:
         assert len(set(records.identities)) == 1
         assert len(set(records.train)) == 1
 
+    @settings(deadline=None)
     @given(st.data())
     def test_removing_rows_leaves_every_other_record_and_its_part_as_they_were(self, draw):
         rows = draw.draw(

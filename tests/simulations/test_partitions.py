@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.tables import Records, Table
@@ -61,6 +61,7 @@ def test_a_misspelt_form_is_recognised():
     assert error.value.hint == "did you mean dirichlet?"
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(DRAWN),
     st.integers(1, 12),

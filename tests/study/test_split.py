@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.contract import Data
@@ -31,6 +31,7 @@ def test_the_part_is_that_of_an_hmac_written_out_by_hand():
     assert part_of("1", identity, fraction - 1e-12) == "train"
 
 
+@settings(deadline=None)
 @given(identities, st.floats(0, 0.99), st.text(max_size=5), st.data())
 def test_removing_and_moving_units_leaves_every_other_unit_in_its_part(units, fraction, key, draw):
     data = data_of(test_fraction=fraction, split_key=key)
@@ -61,6 +62,7 @@ def test_another_key_is_an_independent_split():
     assert abs((first == second).mean() - 0.5) < 5 * 0.5 / math.sqrt(20_000)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=10), st.integers(0, 10**6)
 )
@@ -73,6 +75,7 @@ def test_a_record_is_identified_by_its_values_and_not_by_its_place(rows, seed):
     assert found == [record_identity(each[:2], each[2]) for each in values]
 
 
+@settings(deadline=None)
 @given(
     st.lists(numbers, min_size=2, max_size=4).filter(any),
     st.lists(numbers, min_size=2, max_size=4),
@@ -94,6 +97,7 @@ def test_a_class_number_and_its_float_are_one_record():
     assert record_identities(features, whole) == record_identities(features, floating)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.lists(numbers, min_size=1, max_size=3))
 def test_a_named_unit_is_never_taken_for_a_record(text, values):
     assert unit_identity(text) != record_identity(np.array(values[1:]), values[0])
