@@ -152,7 +152,7 @@ class OuterGradient:
     def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
         """Sum over units of weights[unit] * gradient: (weight, bias)."""
         scaled = self._deltas * weights
-        return sum_of_outer_products(scaled, self._columns), np.add.reduce(scaled, axis=1)
+        return sum_of_outer_products(scaled, self._columns), self._deltas @ weights
 
 
 class FormedGradient:

@@ -157,15 +157,14 @@ class _Federation:
 
 def _prepare(study: Study, options: Options) -> _Federation:
     """Everything that can be wrong with the input is found here."""
+    partition = parse_partition(options.partition)
+    table = load(study, options.data)
+    built_in = study.data.source if options.data is None else None
+    columns = [name for name in table.columns if name != partition.column]
+    study = freeze(study, columns, published_bounds(built_in) if built_in else {})
     if options.trust is not None:
         study = _with_trust(study, options.trust)
-    table = load(study, options.data)
-    published = (
-        published_bounds(study.data.source) if options.data is None and study.data.source else {}
-    )
-    study = freeze(study, list(table.columns), published)
     records = records_of(table, study)
-    partition = parse_partition(options.partition)
     shares = split_units(
         partition, records=records, table=table, sites=options.sites or _default_sites(study, options),
         simulation_seed=options.seed,

@@ -337,7 +337,7 @@ class Sites:
         at_most=128,
     )
     maximum_records: int | None = setting(
-        "No site holds more training records than this public number. Absent: data.expected_records.",
+        "No site holds more training records than this public number. Absent: 5/4 of data.expected_records.",
         default=None,
         at_least=1,
         at_most=10**9,
@@ -388,7 +388,7 @@ class Study:
     @property
     def maximum_records(self) -> int:
         """The public number that no site's training records exceed."""
-        return self.sites.maximum_records or self.data.expected_records
+        return self.sites.maximum_records or -(-5 * self.data.expected_records // 4)
 
     def _check_model(self) -> None:
         kind, task, classes = self.model.kind, self.data.task, self.data.classes

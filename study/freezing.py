@@ -31,7 +31,8 @@ def freeze(study: Study, columns: Sequence[str], published: Mapping[str, Bounds]
     2. the range that a built-in data set publishes: it comes before `default`,
     3. the study's `default`;
 
-    a feature that has none of them stays without. Freezing a frozen study changes nothing.
+    a feature that has none of them stays without. A study without privacy that declares neither scaling nor bounds
+    keeps its features as they are, so published ranges are left out. Freezing a frozen study changes nothing.
 
     Arguments:
         columns: of the table, in order.
@@ -50,6 +51,8 @@ def freeze(study: Study, columns: Sequence[str], published: Mapping[str, Bounds]
                 hint="does the file separate its columns with commas?",
             )
     _refuse_unknown_bounds(data.bounds, [*columns, *features])
+    if study.privacy.trust == "unsafe" and data.scaling is None and not data.bounds:
+        published = {}
     found = {
         each: data.bounds.get(each) or published.get(each) or data.bounds_of(each)
         for each in features

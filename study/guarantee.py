@@ -254,8 +254,7 @@ class Guarantee:
         privacy = self.study.privacy
         return {
             "unit": _unit_in_words(self.study),
-            "relation": "add or remove one unit at one site" if self.study.data.sites_per_unit == 1
-            else f"add or remove one unit at up to {self.study.data.sites_per_unit} sites",
+            "relation": _relation_in_words(self.study),
             "epsilon": self.epsilon, "delta": privacy.delta, "epsilon_against_server": self.epsilon_against_server,
             "mu": self.mu, "mechanism": "dithered rounding and discrete Gaussian shares of noise on every private sum",
             "accountant": ACCOUNTANT, "sampling_rate": self.study.training.sampling_rate,
@@ -323,3 +322,10 @@ def _unit_in_words(study: Study) -> str:
     if study.training.algorithm == "dp-fedavg":
         return "site"
     return f"a unit of column {study.data.unit}" if study.data.unit else "record"
+
+
+def _relation_in_words(study: Study) -> str:
+    if study.training.algorithm == "dp-fedavg":
+        return "replace the records of one site by none"
+    places = study.data.sites_per_unit
+    return "add or remove one unit at " + ("one site" if places == 1 else f"up to {places} sites")

@@ -221,7 +221,16 @@ def test_no_json_holds_nan_or_infinity(released, trust):
         values_of(directory / name)
     lines = lines_of(directory / "history.jsonl")
     assert len(lines) == ROUNDS + 1  # the moments
-    assert {"query", "function", "round", "survivors", "missing", "abandoned", "loss", "seconds"} < set(lines[0])
+    assert {
+        "query",
+        "function",
+        "round",
+        "survivors",
+        "missing",
+        "abandoned",
+        "loss",
+        "seconds",
+    } < set(lines[0])
     assert all((line["epsilon"] is None) == (trust == "unsafe") for line in lines[1:])
 
 
@@ -249,7 +258,10 @@ def test_what_the_server_saw_is_said_for_people_too(released, trust):
 
 def test_parameters_of_a_small_model_stand_in_the_summary_exactly(released):
     directory = released("local")
-    summary, model = values_of(directory / "summary.json"), load_file(directory / "model.safetensors")
+    summary, model = (
+        values_of(directory / "summary.json"),
+        load_file(directory / "model.safetensors"),
+    )
     for name, value in summary["parameters"].items():
         assert np.array_equal(np.array(value, dtype=model[name].dtype), model[name])
     assert set(model) - set(summary["parameters"]) == {"scaling.low", "scaling.high"}
@@ -322,7 +334,9 @@ def test_no_file_of_a_release_tells_where_it_was_made(released, trust):
 
 
 def test_whoever_can_read_one_file_of_a_release_can_read_them_all(released):
-    modes = {each: each.stat().st_mode & 0o777 for each in released("local").iterdir() if each.is_file()}
+    modes = {
+        each: each.stat().st_mode & 0o777 for each in released("local").iterdir() if each.is_file()
+    }
     assert len(set(modes.values())) == 1, modes
 
 

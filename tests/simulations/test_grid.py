@@ -149,9 +149,7 @@ def test_a_dropped_message_does_not_reach_its_site(seen):
         return message.metadata.dst_node_id == 2
 
     grid = InProcessGrid({2: echo(seen), 3: echo(seen)}, drops=drops)
-    replies = list(
-        grid.send_and_receive([query(content(n=1), node, index=4) for node in (2, 3)])
-    )
+    replies = list(grid.send_and_receive([query(content(n=1), node, index=4) for node in (2, 3)]))
     assert [each.has_error() for each in replies] == [True, False]
     assert asked == [(2, "4"), (3, "4")]
     assert [each.metadata.dst_node_id for each, _ in seen] == [3]

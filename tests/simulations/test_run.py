@@ -1,0 +1,470 @@
+"""A simulated study runs from its file to its release, goes on where it stopped, and leaves nothing else behind."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from client.answers import Site
+from privacy.errors import DataError, DiscreetError, RoundAbandonedError, StudyError, UserError
+from simulations.run import Options, simulate
+from study.contract import Data, Model, Privacy, Sites, Study, Training
+from study.parsing import read_study
+from study.templates import TEMPLATES, template_study
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def with_changes(study, **sections):
+    """`study` with some settings of some sections changed."""
+    changed = {
+        name: dataclasses.replace(getattr(study, name), **settings)
+        for name, settings in sections.items()
+    }
+    return dataclasses.replace(study, **changed)
+
+
+def few(template="house-prices-private", *, rounds=4, training=None, **sections):
+    return with_changes(
+        template_study(template), training={"rounds": rounds} | (training or {}), **sections
+    )
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+
+
+def names_in(directory):
+    return sorted(each.name for each in directory.iterdir())
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+# What runs
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_template_runs(template, out):
+    told, started = [], []
+    options = Options(out=out, on_round=told.append, on_start=started.append)
+    summary = simulate(few(template, rounds=3), options)
+    assert summary["rounds"] == 3
+    assert [line["round"] for line in told if line["round"]] == [1, 2, 3]
+    assert started[0].study.name == summary["study"] == template_study(template).name
+    assert names_in(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("name", sorted(each.name for each in EXAMPLES.glob("*.toml")))
+def test_every_example_is_its_template_or_simulates(name, out):
+    study = read_study(EXAMPLES / name)
+    if name.removesuffix(".toml") in TEMPLATES:
+        assert study == template_study(name.removesuffix(".toml"))
+    else:
+        simulate(with_changes(study, training={"rounds": 2}), Options(out=out))
+
+
+def test_the_five_houses_are_learnt_as_computed_by_hand(out):
+    """Gradient descent on the mean squared error from zero: the figures of full-batch steps of 0.001."""
+    summary = simulate(read_study(EXAMPLES / "house-prices.toml"), Options(out=out))
+    lines = lines_of(out)
+    assert lines[0]["loss"] == pytest.approx(44.0, rel=1e-12)
+    after = {line["round"]: line["metrics"]["mse"] for line in lines if "metrics" in line}
+    assert after[100] == pytest.approx(0.4106452974, abs=5e-11)
+    assert after[1000] == pytest.approx(0.0244996813, abs=5e-11)
+    assert summary["metrics"]["mse"] == after[1000]
+    assert summary["parameters"]["bias"] == pytest.approx(0.3668797, abs=5e-8)
+    assert summary["parameters"]["weight"] == [pytest.approx(1.8983802, abs=5e-8)]
+    assert (summary["epsilon"], summary["delta"], summary["noise_multiplier"]) == (None,) * 3
+
+
+@pytest.mark.parametrize("sites", [1, 3, 5])
+def test_without_privacy_the_number_of_sites_changes_nothing(sites, tmp_path):
+    study = with_changes(few("house-prices", rounds=20), sites={"minimum": 1})
+    whole = simulate(study, Options(out=tmp_path / "whole", sites=1, seed=3))
+    other = simulate(study, Options(out=tmp_path / "other", sites=sites, seed=4))
+    assert other["parameters"]["weight"] == pytest.approx(whole["parameters"]["weight"], rel=1e-12)
+    assert other["sites"] == sites == len(other["site_records"])
+
+
+def noise_of(out, exact):
+    """Noise of the first sum, in the vector's own unit, root of the mean square."""
+    privacy = json.loads((out / "privacy.json").read_text())
+    total = load_file(out / "sums.safetensors")["000000"] / privacy["queries"][0]["scale"]
+    return np.sqrt(np.mean(np.square(total - exact)))
+
+
+def test_trusts_differ_by_the_noise_in_the_sum_as_they_should(tmp_path):
+    """5 sites, c = 1, D = 0: local holds 5 times the variance of server, aggregate 5/4 of it.
+
+    A root mean square of 61 numbers is off by a tenth; half and double are allowed, local and aggregate differ by 2.
+    """
+    found = {}
+    study = few("breast-cancer", rounds=1)
+    for trust in ("unsafe", "server", "aggregate", "local"):
+        found[trust] = simulate(study, Options(out=tmp_path / trust, trust=trust))
+    exact = load_file(tmp_path / "unsafe" / "sums.safetensors")["000000"]
+    noise = {trust: noise_of(tmp_path / trust, exact) for trust in found if trust != "unsafe"}
+    assert 0.7 * np.sqrt(5) < noise["local"] / noise["server"] < 1.4 * np.sqrt(5)
+    assert 0.7 * np.sqrt(5 / 4) < noise["aggregate"] / noise["server"] < 1.4 * np.sqrt(5 / 4)
+    assert found["unsafe"]["epsilon"] is None
+    assert len({found[trust]["noise_multiplier"] for trust in noise}) == 1
+    assert len({found[trust]["study_hash"] for trust in found}) == 4
+
+
+def test_privacy_costs_accuracy_and_not_having_it_does_not(tmp_path):
+    study = few("breast-cancer", rounds=60, training={"learning_rate": 0.3})
+    unsafe = simulate(study, Options(out=tmp_path / "unsafe", trust="unsafe"))
+    little = with_changes(study, privacy={"epsilon": 0.01})
+    private = simulate(little, Options(out=tmp_path / "private"))
+    assert unsafe["metrics"]["accuracy"] > 0.94
+    assert private["metrics"]["accuracy"] < unsafe["metrics"]["accuracy"]
+
+
+def test_missing_sites_within_the_tolerance_do_not_stop_a_study(out):
+    study = few("breast-cancer", rounds=12, privacy={"max_dropouts": 2}, training={"spare_rounds": 6})
+    summary = simulate(study, Options(out=out, drop=0.15, sites=6))
+    lines = lines_of(out)
+    assert summary["rounds"] == 12
+    assert any(line["missing"] for line in lines)
+    assert all(line["survivors"] >= 4 or line["abandoned"] for line in lines)
+    assert {reason for each in summary["refusals"].values() for reason in each} == {
+        "Flower's error 5"
+    }
+
+
+def test_too_many_missing_sites_end_a_study_with_an_error_and_keep_its_checkpoint(out):
+    with pytest.raises(RoundAbandonedError, match="no spare round is left") as error:
+        simulate(few("breast-cancer", rounds=20), Options(out=out, drop=0.5))
+    assert error.value.hint
+    assert not out.exists()
+    assert list(out.with_name("out.partial").glob("checkpoint/*.sum"))
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet:0.1", "dirichlet:100", "quantity:0.3"])
+def test_every_partition_trains_on_all_records(out, partition):
+    summary = simulate(few("breast-cancer", rounds=2), Options(out=out, partition=partition))
+    assert sum(summary["site_records"].values()) == 569
+    assert len(summary["site_records"]) == summary["sites"] == 5
+    assert summary["refusals"] == {}
+
+
+def test_a_site_without_any_record_answers_like_the_others(out):
+    study = with_changes(few(rounds=2), sites={"minimum": 5})
+    summary = simulate(study, Options(out=out, partition="quantity:0.01"))
+    assert 0 in summary["site_records"].values()
+    assert all(line["survivors"] == 5 for line in lines_of(out))
+
+
+# Records from a file
+
+PATIENTS = Study(
+    name="patients",
+    data=Data(
+        task="classification", label="ill", classes=("no", "yes"), expected_records=60, unit="patient",
+        records_per_unit=3, features=("age", "marker"), bounds={"age": (0.0, 100.0), "marker": (-9.0, 9.0)},
+    ),
+    model=Model(kind="logistic"),
+    training=Training(rounds=6, learning_rate=0.5),
+    privacy=Privacy(trust="local", noise_multiplier=0.5),
+    sites=Sites(minimum=3),
+)  # fmt: skip
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """80 patients of one to four rows each, at three hospitals."""
+    generator, lines = np.random.default_rng(5), ["patient,hospital,age,marker,ill"]
+    for patient in range(80):
+        ill = patient % 2
+        for _ in range(1 + patient % 4):
+            marker = np.clip(generator.normal(4 * ill - 2, 1), -9, 9)
+            age = generator.integers(20, 90)
+            lines.append(
+                f"p{patient},{'ABC'[patient % 3]},{age},{marker:.3f},{('no', 'yes')[ill]}"
+            )
+    path = tmp_path / "patients.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_units_of_several_rows_are_kept_together_and_learnt_from(patients, out):
+    summary = simulate(PATIENTS, Options(out=out, data=patients))
+    assert summary["records"] == 200
+    assert sum(summary["site_records"].values()) == 80  # units
+    assert summary["metrics"]["accuracy"] > 0.8
+    privacy = json.loads((out / "privacy.json").read_text())
+    assert privacy["unit"] == "a unit of column patient"
+
+
+def test_a_column_can_say_at_which_site_a_unit_is(patients, out):
+    summary = simulate(PATIENTS, Options(out=out, data=patients, partition="column:hospital"))
+    assert summary["site_records"] == {"site-1": 27, "site-2": 27, "site-3": 26}
+
+
+def test_the_numbers_of_a_site_are_called_what_they_are(patients, out):
+    """`site_records` counts records, as `records` does."""
+    summary = simulate(PATIENTS, Options(out=out, data=patients, partition="column:hospital"))
+    assert sum(summary["site_records"].values()) == summary["records"]
+
+
+def test_a_unit_at_several_sites_costs_scale(patients, tmp_path):
+    twice = with_changes(PATIENTS, data={"sites_per_unit": 2})
+    simulate(PATIENTS, Options(out=tmp_path / "once", data=patients))
+    simulate(twice, Options(out=tmp_path / "twice", data=patients))
+    first, second = (
+        json.loads((tmp_path / name / "privacy.json").read_text()) for name in ("once", "twice")
+    )
+    assert second["queries"][0]["scale"] < first["queries"][0]["scale"]
+    assert "2 sites" in second["relation"]
+
+
+# Other algorithms and models
+
+
+@pytest.mark.parametrize("trust", ["local", "aggregate", "unsafe"])
+def test_sites_as_units_average_their_changes(out, trust):
+    averaging = {
+        "algorithm": "dp-fedavg", "local_steps": 3, "local_learning_rate": 0.5, "learning_rate": 1.0,
+        "optimizer": "sgd",
+    }  # fmt: skip
+    study = few("breast-cancer", rounds=5, training=averaging)
+    summary = simulate(study, Options(out=out, trust=trust))
+    assert {line["function"] for line in lines_of(out)} == {"moments", "delta"}
+    privacy = json.loads((out / "privacy.json").read_text())
+    assert privacy["unit"] == "site"
+    if trust == "unsafe":
+        assert summary["metrics"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_larger_models_learn_digits(out, kind):
+    model = {"kind": kind, "hidden": (16,) if kind == "mlp" else ()}
+    study = with_changes(few("digits", rounds=3), model=model, sites={"minimum": 2})
+    summary = simulate(study, Options(out=out))
+    assert summary["model"] == kind
+    assert summary["parameters"] is None
+    assert summary["refusals"] == {}
+    assert all(np.isfinite(each).all() for each in load_file(out / "model.safetensors").values())
+
+
+def test_a_larger_model_without_privacy_gets_digits_right(out):
+    study = with_changes(
+        few("digits", rounds=40, training={"learning_rate": 0.02, "average": "none"}),
+        model={"kind": "mlp", "hidden": (16,)}, sites={"minimum": 1},
+    )  # fmt: skip
+    summary = simulate(study, Options(out=out, trust="unsafe"))
+    assert summary["metrics"]["accuracy"] > 0.8
+
+
+def test_sampling_takes_another_part_of_the_records_every_round(out):
+    study = few(
+        "digits", rounds=3, training={"sampling_rate": 0.5, "average": "none", "learning_rate": 0.01},
+        sites={"minimum": 2},
+    )  # fmt: skip
+    summary = simulate(study, Options(out=out, trust="unsafe"))
+    assert summary["rounds"] == 3
+    losses = [line["loss"] for line in lines_of(out)]
+    # The sum of the losses of a sample of about half of 1,357 records, over half of the public 1,347: ln 10 +- 8 %.
+    assert losses[0] == pytest.approx(np.log(10), rel=0.12)
+    assert losses[0] != pytest.approx(np.log(10), rel=1e-6)
+
+
+def test_sampling_is_accounted_for(out):
+    study = few(
+        "diabetes", rounds=3, training={"sampling_rate": 0.5},
+        privacy={"epsilon": None, "noise_multiplier": 3.0}, sites={"minimum": 2},
+    )  # fmt: skip
+    sampled = simulate(study, Options(out=out))
+    whole = with_changes(study, training={"sampling_rate": 1.0})
+    assert sampled["epsilon"] < simulate(whole, Options(out=out.with_name("whole")))["epsilon"]
+
+
+# Where work happens
+
+
+class Seen(Exception):
+    """Ends a run from outside."""
+
+
+def interrupt_after(count, error=KeyboardInterrupt):
+    seen = []
+
+    def on_round(line):
+        seen.append(line)
+        if len(seen) == count:
+            raise error
+
+    return on_round
+
+
+def test_nothing_but_the_release_is_left_after_success(out):
+    simulate(few(), Options(out=out))
+    assert names_in(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Seen])
+def test_an_interruption_keeps_the_checkpoint_and_no_release(out, error):
+    with pytest.raises(error):
+        simulate(few(), Options(out=out, on_round=interrupt_after(2, error)))
+    assert names_in(out.parent) == ["out.partial"]
+    assert len(list((out.parent / "out.partial" / "checkpoint").glob("*.sum"))) == 2
+
+
+def release_of(directory):
+    """Everything in a release but seconds, and hashes of files that hold seconds."""
+    found = {}
+    for path in directory.rglob("*"):
+        name = path.relative_to(directory).as_posix()
+        if path.is_file() and name not in ("report.html", "manifest.json", "history.jsonl"):
+            found[name] = path.read_bytes()
+    found["summary.json"] = json.loads(found["summary.json"]) | {"seconds": 0}
+    found["history"] = [line | {"seconds": 0} for line in lines_of(directory)]
+    queries = json.loads((directory / "manifest.json").read_text())["queries"]
+    found["queries"] = [query | {"seconds": 0} for query in queries]
+    return found
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("kind", ["plain", "standard scaling", "dropouts", "sampled"])
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, kind, stop):
+    study = {
+        "plain": few(),
+        "standard scaling": few("breast-cancer"),
+        "dropouts": few("breast-cancer", privacy={"max_dropouts": 1}, training={"spare_rounds": 9}),
+        "sampled": few(
+            "diabetes", rounds=4, training={"sampling_rate": 0.5}, sites={"minimum": 2},
+            privacy={"epsilon": None, "noise_multiplier": 8.0},
+        ),
+    }[kind]  # fmt: skip
+    options = {"seed": 3, "drop": 0.2 if kind == "dropouts" else 0.0}
+    simulate(study, Options(out=tmp_path / "whole", **options))
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        simulate(study, Options(out=out, on_round=interrupt_after(stop), **options))
+    simulate(study, Options(out=out, resume=True, **options))
+    assert names_in(tmp_path) == ["out", "whole"]
+    expected, found = release_of(tmp_path / "whole"), release_of(out)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name] == value, name
+
+
+def test_a_resumed_run_asks_its_sites_only_what_is_left(out, monkeypatch):
+    asked, answer = [], Site.answer
+
+    def counting(site, content):
+        asked.append(site.name)
+        return answer(site, content)
+
+    monkeypatch.setattr(Site, "answer", counting)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(few(rounds=5), Options(out=out, on_round=interrupt_after(3)))
+    assert len(asked) == 3 * 2
+    asked.clear()
+    told = []
+    simulate(few(rounds=5), Options(out=out, resume=True, on_round=told.append))
+    assert len(asked) == 2 * 2
+    assert len(told) == 5  # so that the progress bar is right
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"sites": 3}, {"trust": "aggregate"}])
+def test_another_run_cannot_be_resumed_from_a_checkpoint(out, change):
+    with pytest.raises(KeyboardInterrupt):
+        simulate(few(), Options(out=out, on_round=interrupt_after(2)))
+    partial = out.with_name("out.partial") / "checkpoint"
+    before = {each.name: each.read_bytes() for each in partial.iterdir()}
+    with pytest.raises(UserError, match="holds another run"):
+        simulate(few(), Options(out=out, resume=True, **change))
+    assert {each.name: each.read_bytes() for each in partial.iterdir()} == before
+
+
+def test_without_resume_an_interrupted_run_starts_anew(out):
+    with pytest.raises(KeyboardInterrupt):
+        simulate(few(), Options(out=out, on_round=interrupt_after(2)))
+    simulate(few(), Options(out=out, seed=2))
+    assert names_in(out.parent) == ["out"]
+
+
+def test_resuming_what_never_began_is_starting_it(out):
+    simulate(few(), Options(out=out, resume=True))
+    assert names_in(out.parent) == ["out"]
+
+
+def test_directories_on_the_way_to_the_release_are_made(tmp_path):
+    simulate(few(), Options(out=tmp_path / "a" / "b" / "out"))
+    assert names_in(tmp_path / "a" / "b") == ["out"]
+
+
+def test_an_old_release_is_replaced_when_the_new_one_is_complete(out):
+    simulate(few(), Options(out=out))
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        simulate(few(), Options(out=out, seed=2, on_round=interrupt_after(2)))
+    assert (out / "model.safetensors").read_bytes() == before
+    simulate(few(), Options(out=out, seed=2))
+    assert (out / "model.safetensors").read_bytes() != before
+    assert names_in(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("suffix", [".partial", ".old"])
+def test_a_directory_that_is_not_ours_is_not_removed(out, suffix):
+    mine = out.with_name("out" + suffix) / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    simulate(few(), Options(out=out.with_name("other")))
+    out.with_name("other").rename(out)
+    try:
+        simulate(few(), Options(out=out))
+    except DiscreetError:
+        pass
+    assert mine.exists()
+
+
+# What is wrong is found before anything is written
+
+WRONG = {
+    "a partition that is none": ({}, {"partition": "nonsense"}, UserError, "Expected a partition"),
+    "a column that is none": ({}, {"partition": "column:ward"}, UserError, 'no column "ward"'),
+    "too few sites": ({}, {"sites": 1}, StudyError, "at least sites.minimum = 2"),
+    "more sites than units": ({}, {"sites": 6}, DataError, "at least one unit for each of 6"),
+    "a rate beyond 1": ({}, {"drop": 2.0}, UserError, "--drop: expected a rate"),
+    "no such file": ({}, {"data": Path("missing.csv")}, DataError, "There is no file missing.csv"),
+    "an unknown source": (
+        {"data": {"source": "brest_cancer"}}, {}, DataError, "no built-in data set",
+    ),
+    "no bounds": (
+        {"data": {"bounds": {}, "source": "wine", "label": "alcohol"}, "sites": {"minimum": 200}}, {}, DataError,
+        "at least one unit|holds text|bounds",
+    ),
+    "no noise is enough": (
+        {"privacy": {"epsilon": 1e-9}}, {}, DiscreetError, "No deviation is wide enough",
+    ),
+    "a site with too many records": (
+        {"sites": {"minimum": 2, "maximum_records": 1}}, {}, DataError, "at most 1 training units",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_mistake_is_found_before_anything_is_written(out, kind):
+    sections, options, error, message = WRONG[kind]
+    started = []
+    with pytest.raises(error, match=message):
+        simulate(few(**sections), Options(out=out, on_start=started.append, **options))
+    assert names_in(out.parent) == []
+    assert started == []  # nothing is announced that cannot run
+
+
+@pytest.mark.parametrize("options", [{"drop": 2.0}, {"partition": "nonsense"}, {"sites": 1}])
+def test_a_mistake_does_not_throw_away_the_checkpoint_of_an_interrupted_run(out, options):
+    with pytest.raises(KeyboardInterrupt):
+        simulate(few(), Options(out=out, on_round=interrupt_after(2)))
+    with pytest.raises(UserError, match="xpected"):
+        simulate(few(), Options(out=out, **options))
+    assert len(list((out.parent / "out.partial" / "checkpoint").glob("*.sum"))) == 2
