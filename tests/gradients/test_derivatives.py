@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gradients import make_blocks, make_model, unit_gradients
+from gradients._products import sum_of_outer_products
 
 
 def each_gradient(found):
@@ -62,6 +63,32 @@ def test_weighted_sum_is_linear_and_can_be_asked_again(name, make_problem):
     expected = weights @ each_gradient(found)
     assert found.weighted_sum(weights) == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert (found.weighted_sum(weights) == found.weighted_sum(weights)).all()
+
+
+def test_weighted_sums_of_several_blocks_are_added_in_place(name, make_problem):
+    case = make_problem(name, units=7, rows_per_unit=2)
+    found = unit_gradients(case.model, case.parameters, case.block())
+    first, second = np.linspace(-1, 1, 7), np.linspace(0, 3, 7)
+    total = found.weighted_sum(first, add_to=None)
+    expected = total + found.weighted_sum(second)
+    assert found.weighted_sum(second, add_to=total) is total
+    assert total == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    for wrong in (np.zeros(case.model.size + 1), np.zeros(case.model.size, np.float32)):
+        with pytest.raises(ValueError, match=r"Expected add_to.shape="):
+            found.weighted_sum(second, add_to=wrong)
+
+
+@pytest.mark.parametrize("outputs", [1, 10, 32, 33])
+@pytest.mark.parametrize("inputs", [1, 20, 784])
+def test_products_of_either_layout_are_summed(inputs, outputs):
+    generator = np.random.default_rng(0)
+    left = generator.standard_normal((outputs, 256))
+    right = generator.standard_normal((inputs, 256))
+    expected = np.einsum("on,in->oi", left, right)
+    for layout in ("C", "F"):
+        found = sum_of_outer_products(left, np.asarray(right, order=layout))
+        assert found.flags.c_contiguous
+        assert found == pytest.approx(expected, rel=1e-10, abs=1e-10)
 
 
 def torch_model(torch, model):
