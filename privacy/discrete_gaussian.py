@@ -35,7 +35,10 @@ import numpy.typing as npt
 from privacy.errors import PrivacyError
 from privacy.keystream import Keystream
 
-__all__ = ["LADDER", "Deviation", "sample_discrete_gaussian"]
+__all__ = ["LADDER", "SAMPLER_DISTANCE", "Deviation", "sample_discrete_gaussian"]
+
+SAMPLER_DISTANCE = 2.0**-110
+"""Total variation distance of one sample from the exact discrete Gaussian, at most; two tables' where it is wide."""
 
 _TABLE_SIGMA = 1 << 12
 _TAIL = 13  # in deviations: exp(-13^2 / 2) < 2^-121

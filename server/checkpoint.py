@@ -7,8 +7,8 @@ whole or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class KeptSum:
         function, round: what it asked, and for which step of the plan.
         query_hash: SHA-256 of the query's bytes.
         survivors, missing: names of the sites that answered and that did not, in order.
+        refusals: why those did not that gave a reason, by name.
         total: sum of the survivors' answers, int64 (float64 with trust `unsafe`), shape (d,); None if abandoned.
         seconds: how long the trip took.
     """
@@ -44,13 +45,14 @@ class KeptSum:
     missing: tuple[str, ...]
     total: npt.NDArray[Any] | None
     seconds: float
+    refusals: Mapping[str, str] = field(default_factory=dict)
 
     def to_values(self) -> dict[str, Any]:
         """Everything but the sum, for JSON."""
         return {
             "index": self.index, "function": self.function, "round": self.round, "query_hash": self.query_hash,
             "survivors": list(self.survivors), "missing": list(self.missing), "abandoned": self.total is None,
-            "seconds": self.seconds,
+            "seconds": self.seconds, "refusals": dict(self.refusals),
         }  # fmt: skip
 
 
@@ -98,11 +100,11 @@ def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[An
         kept = KeptSum(
             index=head["index"], function=head["function"], round=head["round"], query_hash=head["query_hash"],
             survivors=tuple(head["survivors"]), missing=tuple(head["missing"]), total=arrays.get("total"),
-            seconds=float(head["seconds"]),
+            seconds=float(head["seconds"]), refusals=dict(head["refusals"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"Expected sum {index} of this run, found something else") from error
-    if kept.index != index or (kept.total is None) != head["abandoned"]:
+    if kept.index != index or kept.to_values() != head:
         raise ProtocolError(f"Expected sum {index} of this run, found another")
     return kept
 

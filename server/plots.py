@@ -274,6 +274,8 @@ def _clip_below(axes: Axes, values: Numbers) -> None:
 
 
 def _thinned(series: _Series) -> _Series:
+    if not len(series.rounds):
+        return series
     step = max(1, -(-len(series.rounds) // _MOST_POINTS))
     last = len(series.rounds) - 1
     keep = np.unique(np.append(np.arange(0, last + 1, step), last))

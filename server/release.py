@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from gradients import Parameters
 from server.card import render_card
@@ -59,12 +59,9 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
     privacy = guarantee.to_values() | _covered(guarantee)
     history = _with_epsilon(outcome.history, guarantee)
     scaling = _public_scaling(guarantee)
-    save_file(
-        outcome.parameters | scaling,
-        directory / "model.safetensors",
-        metadata=_model_metadata(guarantee),
-    )
-    save_file(_sums(outcome.sums), directory / "sums.safetensors")
+    model = save(outcome.parameters | scaling, metadata=_model_metadata(guarantee))
+    (directory / "model.safetensors").write_bytes(model)
+    (directory / "sums.safetensors").write_bytes(save(_sums(outcome.sums)))
     _write(directory / "study.toml", to_toml(study))
     (directory / "declaration.json").write_bytes(release.declaration.content)
     _write(directory / "summary.json", _json(summary))
@@ -88,12 +85,12 @@ def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
         "study": study.name, "study_hash": release.declaration.hash, "purpose": study.purpose,
         "trust": study.privacy.trust, "masked": False,
         "epsilon": guarantee.epsilon, "epsilon_against_server": guarantee.epsilon_against_server,
-        "delta": None if study.privacy.trust == "unsafe" else study.privacy.delta,
+        "delta": guarantee.delta,
         "noise_multiplier": release.declaration.noise_multiplier,
         "rounds": len(done), "rounds_declared": study.training.rounds,
         "rounds_abandoned": sum(kept.total is None for kept in outcome.sums),
         "sites": release.declaration.sites,
-        "refusals": {name: dict(counts) for name, counts in outcome.refusals.items()},
+        "refusals": outcome.refusals,
         "seconds": round(release.seconds, 3), "model": study.model.kind,
         "simulation": release.simulation is not None, **(release.simulation or {}),
         "parameters": _few(outcome.parameters),
@@ -102,12 +99,11 @@ def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
 
 
 def _few(parameters: Parameters) -> dict[str, Any] | None:
+    """A small model's numbers; None for a large one, or one that has left all bounds."""
     size = sum(np.size(value) for value in parameters.values())
-    return (
-        {name: value.tolist() for name, value in parameters.items()}
-        if size <= _FEW_PARAMETERS
-        else None
-    )
+    if size > _FEW_PARAMETERS or not all(np.isfinite(value).all() for value in parameters.values()):
+        return None
+    return {name: value.tolist() for name, value in parameters.items()}
 
 
 def _public_scaling(guarantee: Guarantee) -> Parameters:

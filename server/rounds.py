@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ class Job:
     entropy: Entropy
     seconds: float = 600.0
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
-    evaluate: Callable[[int, Parameters], dict[str, float] | None] = lambda _round, _candidate: None
+    evaluate: Callable[[int, Parameters], dict[str, float | None] | None] = (
+        lambda _round, _candidate: None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +74,20 @@ class Outcome:
         parameters: the released model, what it learnt of scaling included.
         sums: every query, in order.
         history: lines of `history.jsonl`.
-        refusals: site name -> why it did not answer -> how often.
     """
 
     parameters: Parameters
     sums: list[KeptSum]
     history: list[dict[str, Any]]
-    refusals: dict[str, Counter[str]] = field(default_factory=dict)
+
+    @property
+    def refusals(self) -> dict[str, dict[str, int]]:
+        """Site name -> why it did not answer -> how often."""
+        counts: dict[str, Counter[str]] = {}
+        for kept in self.sums:
+            for name, reason in kept.refusals.items():
+                counts.setdefault(name, Counter())[reason] += 1
+        return {name: dict(reasons) for name, reasons in counts.items()}
 
 
 def run_study(grid: Grid, job: Job) -> Outcome:
@@ -104,7 +113,6 @@ class _Run:
         self._asked: Counter[str] = Counter()
         self._sums: list[KeptSum] = []
         self._history: list[dict[str, Any]] = []
-        self._refusals: dict[str, Counter[str]] = {}
 
     def finish(self) -> Outcome:
         plan = start_plan(self._guarantee)
@@ -120,27 +128,21 @@ class _Run:
                 ask = plan.send(received)
             except StopIteration as end:
                 self._report(line, step, end.value)
-                return Outcome(
-                    parameters=end.value,
-                    sums=self._sums,
-                    history=self._history,
-                    refusals=self._refusals,
-                )
+                return Outcome(parameters=end.value, sums=self._sums, history=self._history)
             self._report(line, step, ask.candidate)
 
     def _private_sum(self, ask: Ask) -> Received | None:
         """The noisy sum that the plan asks for; None once every declared query of its function has been used up."""
         while self._asked[ask.function] < self._guarantee.stage(ask.function).count:
             self._asked[ask.function] += 1
-            kept = next(self._earlier, None) or self._trip(ask)
-            if (kept.function, kept.round) != (ask.function, ask.round):
-                raise ProtocolError(
-                    f"Expected a checkpoint of this run, found another at sum {kept.index}"
-                )
+            earlier = next(self._earlier, None)
+            kept = self._trip(ask) if earlier is None else self._recalled(earlier, ask)
             self._sums.append(kept)
             self._history.append(self._line(kept))
             if kept.total is not None:
-                return Received(total=self._released(kept), sites=len(kept.survivors))
+                return Received(
+                    total=self._released(kept.function, kept.total), sites=len(kept.survivors)
+                )
             self._job.on_round(self._history[-1])
         return None
 
@@ -152,50 +154,66 @@ class _Run:
             nonce=self._job.entropy("query", self._job.declaration.hash, index)[:NONCE_BYTES],
         )  # fmt: skip
         content = query.to_bytes()
-        answers = self._answers(content, query)
-        names = [name for node, name in self._job.sites.items() if node in answers]
-        enough = len(names) >= self._guarantee.tolerance.survivors
-        total = (
-            np.sum([answers[node] for node in self._job.sites if node in answers], axis=0)
-            if enough
-            else None
-        )
+        answers, refusals = self._answers(content, query)
+        enough = len(answers) >= self._guarantee.tolerance.survivors
+        total = np.sum(list(answers.values()), axis=0) if enough else None
         kept = KeptSum(
             index=index, function=ask.function, round=ask.round, query_hash=query_hash(content),
-            survivors=tuple(names), missing=tuple(each for each in self._job.sites.values() if each not in names),
+            survivors=tuple(answers), missing=tuple(refusals), refusals=refusals,
             total=self._with_server_noise(ask.function, index, total), seconds=time.monotonic() - began,
         )  # fmt: skip
         self._checkpoint.keep(kept)
         return kept
 
-    def _answers(self, content: bytes, query: SumQuery) -> dict[int, npt.NDArray[Any]]:
-        """Valid answers by node id."""
-        name, answers = query_hash(content), {}
-        for node, message in self._replies(content, query.index).items():
-            problem = refusal_of(message)
-            if problem is None:
+    def _recalled(self, kept: KeptSum, ask: Ask) -> KeptSum:
+        """A sum of the checkpoint, if it is the one that the plan asks for now."""
+        dimension = self._guarantee.stage(ask.function).dimension
+        dtype = np.float64 if self._guarantee.mechanism(ask.function) is None else np.int64
+        fits = kept.total is None or (
+            kept.total.shape == (dimension,) and kept.total.dtype == dtype
+        )
+        if (kept.function, kept.round) != (ask.function, ask.round) or not fits:
+            raise ProtocolError(
+                f"Expected a checkpoint of this run, found another at sum {kept.index}",
+                hint="start anew, without --resume",
+            )
+        return kept
+
+    def _answers(
+        self, content: bytes, query: SumQuery
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+        """Valid answers, and why there is none, by site name, both in the roster's order."""
+        name, replies = query_hash(content), self._replies(content, query.index)
+        answers, refusals = {}, {}
+        for node, site in self._job.sites.items():
+            message = replies.get(node)
+            problem = "it did not answer in time" if message is None else refusal_of(message)
+            if message is not None and problem is None:
                 try:
-                    answers[node] = self._checked(message, name, query.function)
+                    answers[site] = self._checked(message, name, query.function)
                     continue
                 except ProtocolError as error:
                     problem = error.message
-            self._refusals.setdefault(self._job.sites[node], Counter())[problem] += 1
-        return answers
+            refusals[site] = problem or "it did not answer"
+        return answers, refusals
 
     def _replies(self, content: bytes, index: int) -> dict[int, Message]:
-        """Push one query to every site; pull until all have replied or the deadline has passed."""
+        """Push one query to every site; pull until all have replied or the deadline has passed.
+
+        A reply counts if it comes from the very node that its query went to, and only the first one does.
+        """
         messages = [
             query_message(content, index=index, node_id=node, seconds=self._job.seconds)
             for node in self._job.sites
         ]
-        waiting = set(self._grid.push_messages(messages))
+        waiting = dict(zip(self._grid.push_messages(messages), self._job.sites, strict=True))
         deadline = time.monotonic() + self._job.seconds
         replies: dict[int, Message] = {}
         while True:
             for message in self._grid.pull_messages(sorted(waiting)):
-                waiting.discard(message.metadata.reply_to_message_id)
-                if message.metadata.src_node_id in self._job.sites:
-                    replies.setdefault(message.metadata.src_node_id, message)
+                asked, node = message.metadata.reply_to_message_id, message.metadata.src_node_id
+                if waiting.get(asked) == node:
+                    replies[waiting.pop(asked)] = message
             if not waiting or time.monotonic() >= deadline:
                 return replies
             time.sleep(_POLL_SECONDS)
@@ -223,10 +241,9 @@ class _Run:
         noisy: npt.NDArray[Any] = total + noise(mechanism, Keystream(key))
         return noisy
 
-    def _released(self, kept: KeptSum) -> npt.NDArray[np.float64]:
-        assert kept.total is not None  # noqa: S101  the caller has looked
-        mechanism = self._guarantee.mechanism(kept.function)
-        return kept.total if mechanism is None else released_sum(mechanism, kept.total)
+    def _released(self, function: str, total: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        mechanism = self._guarantee.mechanism(function)
+        return total if mechanism is None else released_sum(mechanism, total)
 
     def _line(self, kept: KeptSum) -> dict[str, Any]:
         return {

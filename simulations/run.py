@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 
 from client.answers import Site, scaled_units, units_of
 from client.app import make_client_app
@@ -87,11 +87,10 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
     """
     began = time.monotonic()
     federation = _prepare(study, options)
+    drops = random_drops(options.drop, simulation_seed=options.seed)
+    partial = _work_directory(options)
     options.on_start(federation.declaration)
-    partial = options.out.with_name(options.out.name + ".partial")
-    if not options.resume:
-        shutil.rmtree(partial, ignore_errors=True)
-    outcome = _run(federation, options, partial / "checkpoint")
+    outcome = _run(federation, options, drops, partial / "checkpoint")
     release = Release(
         declaration=federation.declaration, outcome=outcome, seconds=time.monotonic() - began,
         simulation={
@@ -100,9 +99,29 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
         },
     )  # fmt: skip
     summary = write_release(release, partial / "release")
-    _put(partial / "release", options.out)
+    if options.out.exists():  # what --force replaces goes only now
+        options.out.rename(partial / "replaced")
+    (partial / "release").rename(options.out)
     shutil.rmtree(partial)
     return summary
+
+
+def _work_directory(options: Options) -> Path:
+    """`OUT.partial`, emptied unless the run is to be resumed; a directory that is not ours is left alone."""
+    partial = options.out.with_name(options.out.name + ".partial")
+    if partial.exists():
+        strangers = {each.name for each in partial.iterdir()} - {
+            "checkpoint",
+            "release",
+            "replaced",
+        }
+        if strangers:
+            raise UserError(
+                f"{partial} is in the way, and not of an interrupted run",
+                hint="move it, or choose another --out",
+            )
+        shutil.rmtree(partial / "release" if options.resume else partial, ignore_errors=True)
+    return partial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +148,23 @@ class _Federation:
         return {number + 1: f"site-{number}" for number in range(1, len(self.shares) + 1)}
 
     def site_records(self) -> dict[str, int]:
-        sizes = (len(share) for share in self.shares)
+        sizes = (self.records.select(share).count for share in self.shares)
         return dict(zip(self.names().values(), sizes, strict=True))
 
     def entropy(self, party: str) -> Callable[..., bytes]:
         """Reproducible keys: what no real site ever uses."""
         return lambda *labels: derive_key(self.root, party, *labels)
 
-    def metrics(self, parameters: Parameters) -> dict[str, float]:
-        """Metrics of a model on the pooled test rows (training rows, where none are kept for testing)."""
+    def metrics(self, parameters: Parameters) -> dict[str, float | None]:
+        """Metrics of a model on the pooled test rows (training rows, where none are kept for testing).
+
+        None where a model has left all bounds, which only happens without privacy.
+        """
+        with np.errstate(all="ignore"):
+            found = self._metrics(parameters)
+        return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+    def _metrics(self, parameters: Parameters) -> dict[str, float]:
         study, model, test = self.study, model_of(self.study), self.test
         features = test.features
         if SCALING_NAMES[0] in parameters:
@@ -203,7 +230,9 @@ def _with_trust(study: Study, trust: Trust) -> Study:
     return replace(study, privacy=replace(privacy, trust=trust))
 
 
-def _run(federation: _Federation, options: Options, checkpoint: Path) -> Outcome:
+def _run(
+    federation: _Federation, options: Options, drops: Callable[[Message], bool], checkpoint: Path
+) -> Outcome:
     names, study = federation.names(), federation.study
     apps = {
         node: make_client_app(
@@ -216,7 +245,7 @@ def _run(federation: _Federation, options: Options, checkpoint: Path) -> Outcome
     }  # fmt: skip
     every = max(1, -(-study.training.rounds // _EVALUATIONS))
 
-    def evaluate(number: int, candidate: Parameters) -> dict[str, float] | None:
+    def evaluate(number: int, candidate: Parameters) -> dict[str, float | None] | None:
         wanted = number % every == 0 or number in (1, study.training.rounds)
         return federation.metrics(candidate) if wanted else None
 
@@ -229,23 +258,10 @@ def _run(federation: _Federation, options: Options, checkpoint: Path) -> Outcome
         on_round=options.on_round,
         evaluate=evaluate,
     )
-    grid = InProcessGrid(apps, drops=random_drops(options.drop, simulation_seed=options.seed))
+    grid = InProcessGrid(apps, drops=drops)
     outcomes: list[Outcome] = []
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     make_server_app(job, outcomes.append)(grid, context)
     if not outcomes:
         raise DiscreetError("The run ended without a result")
     return outcomes[0]
-
-
-def _put(made: Path, out: Path) -> None:
-    """Move a finished release to its place; what `--force` replaces goes only now."""
-    if out.exists():
-        old = out.with_name(out.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-        made.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made.rename(out)

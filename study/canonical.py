@@ -1,7 +1,7 @@
 """Canonical form: RFC 8785 JSON (JCS) and its SHA-256, so that two parties mean the same bytes by one study.
 
 Only what a study needs is accepted: objects with text keys, arrays, text, booleans, null, whole numbers up to
-2^53 and finite floats. Everything else raises, so that nothing has two forms.
+2^53 and finite floats, 32 levels deep at most. Everything else raises, so that nothing has two forms.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from privacy.errors import ProtocolError
 __all__ = ["canonical_json", "digest", "parse_canonical"]
 
 _LARGEST = 2**53
+_DEEPEST = 32  # no message needs more, and no reader may run out of stack
 
 
 def canonical_json(value: Any) -> bytes:
     """RFC 8785 form of `value`, UTF-8. Raises ValueError for what has no canonical form."""
-    return _text(value).encode("utf-8")
+    return _text(value, 0).encode("utf-8")
 
 
 def digest(value: Any) -> str:
@@ -45,7 +46,9 @@ def _whole(text: str) -> int | float:
     return int(text) if len(text) < 17 and abs(int(text)) <= _LARGEST else float(text)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, depth: int) -> str:
+    if depth > _DEEPEST:
+        raise ValueError(f"Expected at most {_DEEPEST} levels of nesting")
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
@@ -64,9 +67,13 @@ def _text(value: Any) -> str:
             raise ValueError("Expected keys that are text")
         # RFC 8785 section 3.2.3 sorts keys by their UTF-16 code units.
         keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
-        return "{" + ",".join(f"{_text(key)}:{_text(value[key])}" for key in keys) + "}"
+        return (
+            "{"
+            + ",".join(f"{_text(key, depth)}:{_text(value[key], depth + 1)}" for key in keys)
+            + "}"
+        )
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_text, value)) + "]"
+        return "[" + ",".join(_text(each, depth + 1) for each in value) + "]"
     raise ValueError(f"Expected a JSON value, found {type(value).__name__}")
 
 

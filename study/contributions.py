@@ -115,15 +115,24 @@ class Contributor:
             gradients = unit_gradients(self._model, model, block)
             signal = self._signal(gradients.losses)
             weights = self._weights(np.hypot(gradients.norms, signal), stage)
-            total[: self._model.size] += gradients.weighted_sum(weights)
+            gradients.weighted_sum(weights, add_to=total[: self._model.size])
             if self._study.training.signal:
                 total[-1] += weights @ signal
         return total
 
     def _delta(self, stage: Stage, start: Parameters, sent: Arrays) -> Floats:
         """The site trains on all of its records; how it does so needs no care, as one vector is clipped at the end."""
-        training = self._study.training
         blocks = self._blocks(stage, sent, np.ones(self._units.count, dtype=np.bool_))
+        with np.errstate(
+            all="ignore"
+        ):  # what overflows ends as a vector that is not finite, and contributes zero
+            change, loss = self._trained(start, blocks)
+        signal = self._signal(np.array([loss])) if self._study.training.signal else np.zeros(0)
+        return self._one_vector(stage, np.concatenate([change, signal]))
+
+    def _trained(self, start: Parameters, blocks: list[Block]) -> tuple[Floats, float]:
+        """How local gradient descent changes the model, shape (size,), and the mean loss that it started from."""
+        training = self._study.training
         share = 1 / max(1, self._units.count)
         first = point = self._model.flatten(start).astype(np.float64)
         loss = 0.0
@@ -134,8 +143,7 @@ class Contributor:
                 gradient += gradients.weighted_sum(np.full(block.units, share))
                 loss += float(gradients.losses.sum()) * share if step == 0 else 0.0
             point = point - (training.local_learning_rate or 0.0) * gradient
-        signal = self._signal(np.array([loss])) if training.signal else np.zeros(0)
-        return self._one_vector(stage, np.concatenate([point - first, signal]))
+        return point - first, loss
 
     def _moments(self, stage: Stage, chosen: npt.NDArray[np.bool_]) -> Floats:
         means = self._unit_means()

@@ -118,7 +118,7 @@ def _parsed(content: bytes) -> Declaration:
             study=study_from_values(values["study"]), sites=values["sites"],
             noise_multiplier=None if noise is None else float(noise), nonce=values["nonce"],
         )  # fmt: skip
-    except (StudyError, TypeError, AttributeError) as error:
+    except (StudyError, TypeError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"Expected a valid study: {error}") from error
     if declaration.content != content:
         raise ProtocolError("Expected every default filled in, found a shorter form")

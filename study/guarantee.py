@@ -22,7 +22,8 @@ import numpy as np
 from gradients import summation_slack, tile_units
 from privacy.accounting import ACCOUNTANT, EXACT, QUICK, epsilon_of, mu_of
 from privacy.calibration import calibrate
-from privacy.errors import PrivacyError
+from privacy.errors import PrivacyError, StudyError
+from privacy.discrete_gaussian import SAMPLER_DISTANCE
 from privacy.events import SumEvent
 from privacy.private_sum import SumMechanism, design_sum
 from privacy.sampling import OVERFLOW, batch_capacity
@@ -34,8 +35,10 @@ __all__ = ["Function", "Guarantee", "Stage", "Tolerance", "declare", "stages_of"
 
 Function = Literal["moments", "gradient", "delta"]
 
+_MECHANISM = "dithered rounding and discrete Gaussian shares of noise on every private sum"
+
 _FOR_ROUNDING = 0.01
-_FOR_OVERFLOW = 0.001
+_FOR_UNLIKELY = 0.001
 _MOMENTS_SHARE = 0.1  # of mu^2: measured on tabular data, where it costs no accuracy
 
 
@@ -139,13 +142,28 @@ def _moments(study: Study, rounds: int) -> tuple[Stage, ...]:
 
 
 def declare(study: Study, *, sites: int, nonce: str) -> Declaration:
-    """The declaration of a frozen study for `sites` sites: its noise multiplier calibrated, if it gives epsilon."""
-    noise = study.privacy.noise_multiplier
-    if study.privacy.epsilon is not None:
-        noise = calibrate(
-            lambda z: _events(stages_of(study), z), study.privacy.epsilon, _accounted_delta(study)
+    """The declaration of a frozen study for `sites` sites: its noise multiplier calibrated, if it gives epsilon.
+
+    Raises:
+        StudyError: no noise gives that guarantee, or not that many sites can.
+    """
+    try:
+        declaration = Declaration(
+            study=study, sites=sites, noise_multiplier=_noise(study), nonce=nonce
         )
-    return Declaration(study=study, sites=sites, noise_multiplier=noise, nonce=nonce)
+        Guarantee(declaration).check()
+    except PrivacyError as error:
+        raise StudyError(error.message, hint=error.hint) from error
+    except (ArithmeticError, ValueError) as error:
+        raise StudyError("Expected constants for which a guarantee can be computed") from error
+    return declaration
+
+
+def _noise(study: Study) -> float | None:
+    if study.privacy.epsilon is None:
+        return study.privacy.noise_multiplier
+    stages, delta = stages_of(study), _accounted_delta(study)
+    return calibrate(lambda z: _events(stages, z), study.privacy.epsilon, delta)
 
 
 @dataclass(frozen=True)
@@ -229,25 +247,47 @@ class Guarantee:
         return self._epsilon(events, QUICK)
 
     @property
+    def delta(self) -> float | None:
+        """The declared delta; None with trust `unsafe`."""
+        return None if self.study.privacy.trust == "unsafe" else self.study.privacy.delta
+
+    @property
     def mu(self) -> float | None:
         """Mu of Gaussian differential privacy, where it is exact."""
         return None if self.declaration.noise_multiplier is None else mu_of(self.events())
 
     def check(self) -> None:
-        """Raise PrivacyError unless the declared noise buys the epsilon that the study promises."""
+        """Raise PrivacyError unless the declared noise buys the epsilon that the study promises, provably."""
+        try:
+            self._check()
+        except (ArithmeticError, ValueError) as error:
+            raise PrivacyError(
+                "Expected constants for which a guarantee can be computed"
+            ) from error
+
+    def _check(self) -> None:
         promised, found = self.study.privacy.epsilon, self.epsilon
+        if self.study.privacy.trust == "unsafe":
+            return
         if promised is not None and (found is None or found > promised):
             raise PrivacyError(f"Expected noise for epsilon={promised:g}, found noise for {found}")
+        if found is None:
+            raise PrivacyError("Expected noise for some epsilon, found noise for None")
         for stage in self.stages:
             self.mechanism(
                 stage.function
             )  # raises where no noise can be sampled that is wide enough
-        draws = sum(stage.count for stage in self.stages)
-        unlikely = draws * OVERFLOW * (1 + math.exp(min(found or 0.0, 700.0)))
-        if found is not None and unlikely > _FOR_OVERFLOW * self.study.privacy.delta:
+        if self._unlikely() * (1 + math.exp(found)) > _FOR_UNLIKELY * self.study.privacy.delta:
             raise PrivacyError(
-                f"Expected epsilon and delta in a range that can be proved, found {found:g}"
+                f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",
+                hint="ask for more privacy: an epsilon above 40 promises next to nothing",
             )
+
+    def _unlikely(self) -> float:
+        """The probability that a draw exceeds its capacity, or that a sampled table is told from the exact one."""
+        draws = sum(stage.count for stage in self.stages if stage.sampling_rate < 1)
+        samples = sum(stage.count * stage.dimension for stage in self.stages) * self.tolerance.sites
+        return draws * OVERFLOW + samples * SAMPLER_DISTANCE
 
     def to_values(self) -> dict[str, Any]:
         """The guarantee as plain values, for `privacy.json`."""
@@ -255,8 +295,8 @@ class Guarantee:
         return {
             "unit": _unit_in_words(self.study),
             "relation": _relation_in_words(self.study),
-            "epsilon": self.epsilon, "delta": privacy.delta, "epsilon_against_server": self.epsilon_against_server,
-            "mu": self.mu, "mechanism": "dithered rounding and discrete Gaussian shares of noise on every private sum",
+            "epsilon": self.epsilon, "delta": self.delta, "epsilon_against_server": self.epsilon_against_server,
+            "mu": self.mu, "mechanism": _MECHANISM if self.events() else "none",
             "accountant": ACCOUNTANT, "sampling_rate": self.study.training.sampling_rate,
             "clipping": privacy.clipping, "clipping_norm": privacy.clipping_norm,
             "colluding": self.tolerance.colluding, "dropouts": self.tolerance.missing, "shares": self.tolerance.shares,
@@ -292,7 +332,7 @@ class Guarantee:
 
 
 def _accounted_delta(study: Study) -> float:
-    return study.privacy.delta * (1 - _FOR_ROUNDING - _FOR_OVERFLOW)
+    return study.privacy.delta * (1 - _FOR_ROUNDING - _FOR_UNLIKELY)
 
 
 def _events(stages: Sequence[Stage], z: float) -> list[SumEvent]:

@@ -83,10 +83,15 @@ def test_numpy_alone_imports_what_the_gradient_core_does():
 
 def test_the_privacy_core_knows_neither_flower_nor_data_science():
     names = ", ".join(
-        f"privacy.{each.stem}" for each in (ROOT / "privacy").glob("*.py") if each.stem != "__init__"
+        f"privacy.{each.stem}"
+        for each in (ROOT / "privacy").glob("*.py")
+        if each.stem != "__init__"
     )
     found = imported_by("import " + names)
-    assert found & {"flwr", "sklearn", "matplotlib", "typer", "torch", "opacus", "safetensors"} == set()
+    assert (
+        found & {"flwr", "sklearn", "matplotlib", "typer", "torch", "opacus", "safetensors"}
+        == set()
+    )
     assert found & set(PACKAGES) == {"privacy"}
 
 
@@ -164,7 +169,9 @@ def test_what_opacus_ships_under_our_directories_names_is_never_imported_by_us()
         assert not (ROOT / name / "__init__.py").exists()
         for path in tracked_files():
             if path.suffix == ".py":
-                assert not re.search(rf"^\s*(from|import) {name}\b", text_of(path), re.MULTILINE), path
+                assert not re.search(rf"^\s*(from|import) {name}\b", text_of(path), re.MULTILINE), (
+                    path
+                )
 
 
 def test_the_base_install_is_without_torch_and_pyarrow():
@@ -203,7 +210,9 @@ def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel):
 
 def test_the_wheel_states_its_license_and_command(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        names = {each.rpartition("/")[2]: each for each in archive.namelist() if ".dist-info/" in each}
+        names = {
+            each.rpartition("/")[2]: each for each in archive.namelist() if ".dist-info/" in each
+        }
         assert b"Apache License" in archive.read(names["LICENSE"])
         assert b"discreet = discreet.main:main" in archive.read(names["entry_points.txt"])
         metadata = archive.read(names["METADATA"]).decode()
@@ -227,7 +236,9 @@ def test_the_installed_wheel_runs_from_another_directory(installed, tmp_path):
     code = "import discreet, server; print(discreet.__file__, server.__file__)"
     found = run("-c", code, cwd=tmp_path / "elsewhere", PYTHONPATH=str(installed))
     assert all(each.startswith(str(installed)) for each in found.stdout.split()), found.stdout
-    shown = run("-m", "discreet", "--version", cwd=tmp_path / "elsewhere", PYTHONPATH=str(installed))
+    shown = run(
+        "-m", "discreet", "--version", cwd=tmp_path / "elsewhere", PYTHONPATH=str(installed)
+    )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == f"discreet {PROJECT['project']['version']}\n"
 
@@ -249,7 +260,13 @@ def test_the_source_distribution_holds_what_tests_need(tmp_path):
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {each.partition("/")[2] for each in archive.getnames()}
-    assert {"pyproject.toml", "Makefile", "README.md", "LICENSE", "tests/test_architecture.py"} <= names
+    assert {
+        "pyproject.toml",
+        "Makefile",
+        "README.md",
+        "LICENSE",
+        "tests/test_architecture.py",
+    } <= names
     assert {f"examples/{each.name}" for each in (ROOT / "examples").glob("*.toml")} <= names
     assert not [each for each in names if "__pycache__" in each or "_cache/" in each]
 
@@ -282,7 +299,11 @@ def test_no_tracked_file_names_a_place_on_somebodys_machine():
 
 def test_no_tracked_file_is_something_that_a_tool_made():
     made = ("__pycache__", "_cache", ".egg-info", ".hypothesis", ".venv", ".partial")
-    assert [each for each in tracked_files() if any(part in str(each.relative_to(ROOT)) for part in made)] == []
+    assert [
+        each
+        for each in tracked_files()
+        if any(part in str(each.relative_to(ROOT)) for part in made)
+    ] == []
 
 
 def test_every_package_of_ours_is_typed():

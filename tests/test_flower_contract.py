@@ -50,9 +50,7 @@ def wire(message):
 
 def test_the_installed_version_is_in_the_tested_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = next(
-        each for each in map(Requirement, project["dependencies"]) if each.name == "flwr"
-    )
+    wanted = next(each for each in map(Requirement, project["dependencies"]) if each.name == "flwr")
     assert importlib.metadata.version("flwr") in wanted.specifier, (
         "pyproject.toml names the range that was tested"
     )
@@ -163,7 +161,11 @@ def test_a_grid_has_exactly_these_abstract_methods():
     }, "simulations/grid.py implements all of them"  # fmt: skip
     assert list(inspect.signature(Grid.push_messages).parameters) == ["self", "messages"]
     assert list(inspect.signature(Grid.pull_messages).parameters) == ["self", "message_ids"]
-    assert list(inspect.signature(Grid.send_and_receive).parameters) == ["self", "messages", "timeout"]
+    assert list(inspect.signature(Grid.send_and_receive).parameters) == [
+        "self",
+        "messages",
+        "timeout",
+    ]
 
 
 def test_an_empty_run_can_be_made():

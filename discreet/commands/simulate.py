@@ -160,7 +160,10 @@ def _shown_round(
 
 
 def _show_result(summary: dict[str, Any], out: Path) -> None:
-    rows = {name: f"{value:.4g}" for name, value in summary["metrics"].items()}
+    rows = {
+        name: "none: the model has left all bounds" if value is None else f"{value:.4g}"
+        for name, value in summary["metrics"].items()
+    }
     if summary["epsilon"] is not None:
         server = summary["epsilon_against_server"]
         rows["ε"] = f"{summary['epsilon']:.4g} at δ = {summary['delta']:g}"

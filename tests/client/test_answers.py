@@ -31,7 +31,11 @@ BOUNDS = {"default": (0.0, 10.0)}
 
 
 def study_of(*, data=None, model=None, training=None, privacy=None, sites=None):
-    more = {"label_bounds": (0.0, 1.0), "classes": ()} if (data or {}).get("task") == "regression" else {}
+    more = (
+        {"label_bounds": (0.0, 1.0), "classes": ()}
+        if (data or {}).get("task") == "regression"
+        else {}
+    )
     return Study(
         name="example",
         data=Data(
@@ -61,7 +65,13 @@ def query_of(declaration, *, index=0, function=None, parameters=None, nonce=byte
         parameters = model.initial(bytes(32))
         if declaration.study.data.scaled == "standard":
             parameters |= dict.fromkeys(SCALING_NAMES, np.full(model.inputs, 0.5))
-    query = SumQuery(declaration=declaration, index=index, function=function, parameters=parameters or {}, nonce=nonce)
+    query = SumQuery(
+        declaration=declaration,
+        index=index,
+        function=function,
+        parameters=parameters or {},
+        nonce=nonce,
+    )
     return query.to_bytes()
 
 
@@ -121,7 +131,10 @@ class TestOnce:
 
     @pytest.mark.parametrize(
         "other",
-        [{"nonce": b"\1" * NONCE_BYTES}, {"parameters": {"weight": np.ones(3), "bias": np.array(0.0)}}],
+        [
+            {"nonce": b"\1" * NONCE_BYTES},
+            {"parameters": {"weight": np.ones(3), "bias": np.array(0.0)}},
+        ],
     )
     def test_another_query_with_the_same_number_is_refused(self, other):
         site, one = site_of(), declaration_of()
@@ -155,7 +168,9 @@ class TestCharges:
     def test_every_function_has_a_count_of_its_own(self):
         one, site = declaration_of(data=STANDARD, training={"rounds": 2}), site_of()
         site.answer(query_of(one, index=0, function="moments"))
-        assert refusal_of(site, query_of(one, index=1, function="moments")) == Refusal.TOO_MANY_QUERIES
+        assert (
+            refusal_of(site, query_of(one, index=1, function="moments")) == Refusal.TOO_MANY_QUERIES
+        )
         site.answer(query_of(one, index=1))
         site.answer(query_of(one, index=2))
         assert refusal_of(site, query_of(one, index=3)) == Refusal.TOO_MANY_QUERIES
@@ -176,7 +191,10 @@ class TestCharges:
         assert seen == [Refusal.UNAVAILABLE, Refusal.OTHER_QUERY_ANSWERED, Refusal.TOO_MANY_QUERIES]
         assert site.answer(content) == answer
 
-    @pytest.mark.parametrize("failure", [RuntimeError("patient 17"), MemoryError(), DataError("patient 17"), ValueError()])
+    @pytest.mark.parametrize(
+        "failure",
+        [RuntimeError("patient 17"), MemoryError(), DataError("patient 17"), ValueError()],
+    )
     def test_a_failure_burns_the_query_and_is_never_computed_again(self, monkeypatch, failure):
         computed = []
 
@@ -191,7 +209,10 @@ class TestCharges:
             assert refusal_of(site, query_of(one)) == Refusal.UNAVAILABLE
         for _ in range(3):
             assert refusal_of(site, query_of(one)) == Refusal.UNAVAILABLE
-        assert refusal_of(site, query_of(one, nonce=b"\3" * NONCE_BYTES)) == Refusal.OTHER_QUERY_ANSWERED
+        assert (
+            refusal_of(site, query_of(one, nonce=b"\3" * NONCE_BYTES))
+            == Refusal.OTHER_QUERY_ANSWERED
+        )
         assert len(computed) == 1
         site.answer(query_of(one, index=1))  # the failure was charged: one of two is left
         assert refusal_of(site, query_of(one, index=2)) == Refusal.TOO_MANY_QUERIES
@@ -211,7 +232,9 @@ class TestCharges:
         """Found when a data set is registered; a site that got here all the same answers nothing."""
         one = declaration_of(sites={"maximum_records": 5})
         assert refusal_of(site_of(), query_of(one)) == Refusal.UNAVAILABLE
-        with pytest.raises(DataError, match="expected at most 5 training units at one site, found 12"):
+        with pytest.raises(
+            DataError, match="expected at most 5 training units at one site, found 12"
+        ):
             units_of(records_of(), one.study)
 
 
@@ -290,7 +313,11 @@ class TestRefusals:
         try:
             found = site_of().answer(bytes(content))
         except RefusedError as refused:
-            assert refused.refusal in (Refusal.MALFORMED, Refusal.NOT_ENOUGH_NOISE, Refusal.UNAVAILABLE)
+            assert refused.refusal in (
+                Refusal.MALFORMED,
+                Refusal.NOT_ENOUGH_NOISE,
+                Refusal.UNAVAILABLE,
+            )
         else:
             assert SumQuery.from_bytes(bytes(content)).to_bytes() == content
             assert SumAnswer.from_bytes(found).query_hash == query_hash(bytes(content))
@@ -330,14 +357,15 @@ class TestRefusals:
         ],
         ids=["records", "noise", "rate-moments", "rate"],
     )  # fmt: skip
-    @pytest.mark.xfail(raises=(ValueError, ArithmeticError), strict=True, reason="raw exceptions of Guarantee.check leave the site")
     def test_numbers_beyond_all_arithmetic_are_refused_with_a_code(self, settings_):
         declaration = declaration_of(**settings_)
         head = {"kind": "sum-query", "declaration": declaration.to_values(), "index": 0, "function": "gradient",
                 "nonce": "00" * NONCE_BYTES}  # fmt: skip
-        assert refusal_of(site_of(), encode(head, {})) in (Refusal.MALFORMED, Refusal.NOT_ENOUGH_NOISE)
+        assert refusal_of(site_of(), encode(head, {})) in (
+            Refusal.MALFORMED,
+            Refusal.NOT_ENOUGH_NOISE,
+        )
 
-    @pytest.mark.xfail(raises=RecursionError, strict=True, reason="study/settings.py: _shown has no end to its depth")
     def test_lists_within_lists_are_malformed_however_deep(self):
         values = declaration_of().to_values()
         for depth in range(20, 800, 20):
@@ -349,12 +377,14 @@ class TestRefusals:
                     "nonce": "00" * NONCE_BYTES}  # fmt: skip
             assert refusal_of(site_of(), encode(head, {})) == Refusal.MALFORMED
 
-    @pytest.mark.xfail(raises=OSError, strict=True, reason="client/answers.py: approves() is outside every try")
     def test_a_policy_that_fails_refuses(self):
         def approves(_guarantee):
             raise OSError("/secret/path")
 
-        assert refusal_of(site_of(approves=approves), query_of(declaration_of())) == Refusal.UNAVAILABLE
+        assert (
+            refusal_of(site_of(approves=approves), query_of(declaration_of()))
+            == Refusal.UNAVAILABLE
+        )
 
 
 SITES = {
@@ -385,7 +415,9 @@ class TestNothingDependsOnTheData:
         """Same length, same type, whatever the site holds: an empty one cannot be told by its message."""
         one = declaration_of(**settings_, privacy={"trust": trust})
         content, guarantee = query_of(one, function=function), Guarantee(one)
-        sampled = guarantee.stages[-1].sampling_rate < 1  # then every site's accountant takes half a second
+        sampled = (
+            guarantee.stages[-1].sampling_rate < 1
+        )  # then every site's accountant takes half a second
         names = ["normal", "empty", "not a number"] if sampled else list(SITES)
         answers = {name: site_of(SITES[name](), name=name).answer(content) for name in names}
         assert len({len(each) for each in answers.values()}) == 1
@@ -393,7 +425,9 @@ class TestNothingDependsOnTheData:
         dtype = np.int32 if mechanism.bits == 32 else np.int64
         for each in answers.values():
             largest = mechanism.clamp + mechanism.deviation.largest + 1
-            SumAnswer.from_bytes(each).checked(query_hash(content), mechanism.dimension, dtype, largest)
+            SumAnswer.from_bytes(each).checked(
+                query_hash(content), mechanism.dimension, dtype, largest
+            )
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -1e300, 1e300])
     @pytest.mark.parametrize("settings_", [{}, {"training": {"sampling_rate": 0.3}}])
@@ -450,7 +484,9 @@ class TestNoise:
         assert np.abs(found - clean).max() < 1
         other = vector_of(site_of(name="other").answer(query_of(one)))
         assert np.abs(other - clean).max() < 1
-        assert not np.array_equal(found, np.round(clean)) or not np.array_equal(other, np.round(clean))
+        assert not np.array_equal(found, np.round(clean)) or not np.array_equal(
+            other, np.round(clean)
+        )
 
     @pytest.mark.parametrize("trust", ["local", "aggregate"])
     def test_an_answer_is_never_the_bare_sum(self, trust):
@@ -465,7 +501,10 @@ class TestNoise:
         """No two of 40 answers of empty sites are equal, or opposite, or have more than one number in common."""
         one, content = declaration_of(), query_of(declaration_of())
         assert Guarantee(one).mechanism("gradient").deviation.sigma > 100
-        answers = [vector_of(site_of(records_of(0), entropy=system_entropy).answer(content)) for _ in range(40)]
+        answers = [
+            vector_of(site_of(records_of(0), entropy=system_entropy).answer(content))
+            for _ in range(40)
+        ]
         # five numbers, each equal with probability 1 / (2 sigma sqrt(pi)) < 0.003: three alike in 780 pairs, 780 * 10 * 3e-8
         for number, first in enumerate(answers):
             for second in answers[:number]:
@@ -481,7 +520,9 @@ class TestNoise:
     def test_a_site_uses_the_systems_entropy_unless_told_otherwise(self):
         content = query_of(declaration_of())
         answers = {
-            Site("s", records_for=lambda _study: records_of(0), approves=lambda _guarantee: True).answer(content)
+            Site(
+                "s", records_for=lambda _study: records_of(0), approves=lambda _guarantee: True
+            ).answer(content)
             for _ in range(3)
         }
         assert len(answers) == 3
@@ -523,7 +564,12 @@ class TestNoise:
         mechanism = Guarantee(one).mechanism("gradient")
         assert mechanism.dimension == 1951
         sites = [site_of(records_of(0, features=194), name=name) for name in "abc"]
-        found = np.array([[vector_of(site.answer(query_of(one, index=index))) for site in sites] for index in range(4)])
+        found = np.array(
+            [
+                [vector_of(site.answer(query_of(one, index=index))) for site in sites]
+                for index in range(4)
+            ]
+        )
         values = found.astype(np.float64).ravel()
         low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], values.size)
         statistic = float(np.square(values).sum()) / mechanism.deviation.variance
@@ -533,7 +579,9 @@ class TestNoise:
         # k shares together are the noise that the accountant is told: 2 with aggregate trust, one with local
         shares = 2 if trust == "aggregate" else 1
         claimed = 3.0 * mechanism.scale  # z s C, the least that Delta(s) can be
-        assert math.sqrt(shares * statistic / values.size) * mechanism.deviation.sigma > 0.97 * claimed
+        assert (
+            math.sqrt(shares * statistic / values.size) * mechanism.deviation.sigma > 0.97 * claimed
+        )
         # shares of different sites, and of one site at different times, are uncorrelated: 6 deviations of 1 / sqrt(1951)
         flat = found.reshape(12, -1).astype(np.float64)
         correlation = np.corrcoef(flat)[np.triu_indices(12, 1)]

@@ -127,7 +127,9 @@ def test_privacy_costs_accuracy_and_not_having_it_does_not(tmp_path):
 
 
 def test_missing_sites_within_the_tolerance_do_not_stop_a_study(out):
-    study = few("breast-cancer", rounds=12, privacy={"max_dropouts": 2}, training={"spare_rounds": 6})
+    study = few(
+        "breast-cancer", rounds=12, privacy={"max_dropouts": 2}, training={"spare_rounds": 6}
+    )
     summary = simulate(study, Options(out=out, drop=0.15, sites=6))
     lines = lines_of(out)
     assert summary["rounds"] == 12
@@ -185,9 +187,7 @@ def patients(tmp_path):
         for _ in range(1 + patient % 4):
             marker = np.clip(generator.normal(4 * ill - 2, 1), -9, 9)
             age = generator.integers(20, 90)
-            lines.append(
-                f"p{patient},{'ABC'[patient % 3]},{age},{marker:.3f},{('no', 'yes')[ill]}"
-            )
+            lines.append(f"p{patient},{'ABC'[patient % 3]},{age},{marker:.3f},{('no', 'yes')[ill]}")
     path = tmp_path / "patients.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -219,7 +219,10 @@ def test_a_unit_at_several_sites_costs_noise(patients, tmp_path):
     first, second = (
         json.loads((tmp_path / name / "privacy.json").read_text()) for name in ("once", "twice")
     )
-    noise = [each["queries"][0]["share_deviation"] / each["queries"][0]["scale"] for each in (first, second)]
+    noise = [
+        each["queries"][0]["share_deviation"] / each["queries"][0]["scale"]
+        for each in (first, second)
+    ]
     assert noise[1] > noise[0]
     assert "2 sites" in second["relation"]
 

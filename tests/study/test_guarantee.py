@@ -300,7 +300,7 @@ def test_noise_that_does_not_buy_the_promise_is_refused(make_study, trust, train
         less = Declaration(
             study=study, sites=3, noise_multiplier=factor * enough.noise_multiplier, nonce=NONCE
         )
-        with pytest.raises(PrivacyError, match=r"Expected noise for epsilon=2, found noise for"):
+        with pytest.raises(PrivacyError, match=r"Expected noise for epsilon=2.*found noise for"):
             Guarantee(less).check()
     more = Declaration(
         study=study, sites=3, noise_multiplier=1.5 * enough.noise_multiplier, nonce=NONCE
@@ -310,31 +310,22 @@ def test_noise_that_does_not_buy_the_promise_is_refused(make_study, trust, train
 
 def test_noise_for_no_epsilon_at_all_is_refused_where_one_is_promised(make_study):
     study = make_study(privacy=BUDGET)
-    with pytest.raises(PrivacyError, match="found noise for None"):
+    with pytest.raises(PrivacyError, match="Expected noise for .*None"):
         Guarantee(Declaration(study=study, sites=3, noise_multiplier=1e-3, nonce=NONCE)).check()
 
 
-def test_an_epsilon_too_large_for_the_proof_is_refused(make_study):
-    """P(a draw beyond the capacity) e^epsilon must stay within a thousandth of delta."""
-    study = make_study(privacy=BUDGET | {"epsilon": 80.0})
-    with pytest.raises(PrivacyError, match="in a range that can be proved"):
-        Guarantee(declare(study, sites=3, nonce=NONCE)).check()
-
-
-@pytest.mark.parametrize("privacy", [{"epsilon": 60.0}, {"delta": 1e-31}])
-@pytest.mark.xfail(
-    strict=True, reason="study/guarantee.py: check() leaves the noise's own 2^-111 a sample out"
-)
-def test_the_distance_of_sampled_noise_is_paid_for(make_study, privacy):
+@pytest.mark.parametrize("privacy", [{"epsilon": 80.0}, {"epsilon": 60.0}, {"delta": 1e-31}])
+@pytest.mark.parametrize("training", [{}, {"sampling_rate": 0.5, "rounds": 1}])
+def test_what_cannot_be_proved_is_not_promised(make_study, privacy, training):
     """Each share of each number is within 2^-111 of the exact discrete Gaussian (privacy/discrete_gaussian.py): over
-    the whole study d T 2^-111 (1 + e^epsilon), which delta must hold as well.
+    the whole study d T 2^-111 (1 + e^epsilon), which a thousandth of delta must hold, as it does draws beyond the capacity.
     """
-    study = make_study(privacy=BUDGET | privacy)
-    guarantee = Guarantee(declare(study, sites=3, nonce=NONCE))
-    samples = sum(each.count * each.dimension for each in guarantee.stages)
-    assert samples * 2.0**-111 * (1 + math.exp(guarantee.epsilon)) > 0.001 * study.privacy.delta
-    with pytest.raises(PrivacyError, match="in a range that can be proved"):
-        guarantee.check()
+    study = make_study(privacy=BUDGET | privacy, training=training)
+    samples = sum(each.count * each.dimension for each in stages_of(study))
+    distance = samples * 2.0**-111 * (1 + math.exp(study.privacy.epsilon))
+    assert distance > 0.001 * study.privacy.delta
+    with pytest.raises((PrivacyError, StudyError), match="that can be proved"):
+        Guarantee(declare(study, sites=3, nonce=NONCE)).check()
 
 
 def test_more_numbers_than_noise_can_be_sampled_for_are_refused(declared):
@@ -356,11 +347,6 @@ def test_more_numbers_than_noise_can_be_sampled_for_are_refused(declared):
         {"training": {"sampling_rate": 5e-324}},
     ],
     ids=["records", "records-32", "noise", "rate-moments", "rate"],
-)
-@pytest.mark.xfail(
-    raises=(ValueError, ArithmeticError),
-    strict=True,
-    reason="arithmetic of extreme constants escapes",
 )
 def test_extreme_constants_are_refused_like_others(declared, settings_):
     """The contract admits them; whoever reads them from a message expects one of two exceptions."""
@@ -395,13 +381,13 @@ def test_the_capacity_of_a_sample_is_public_and_below_that_of_a_site(make_study,
     data = {"expected_records": 2000}
     whole = Guarantee(declared(data=data)).stage("gradient")
     part = Guarantee(declared(data=data, training={"sampling_rate": 0.1})).stage("gradient")
-    assert whole.capacity == 2000
+    assert whole.capacity == 2500  # five quarters, unless the study says how many
     assert 200 < part.capacity < 600
     small = make_study(data=data, sites={"maximum_records": 500})
     assert Guarantee(declared(small)).stage("gradient").capacity == 500
-    # mean 200, deviation 13.4: the Chernoff bound of 2^-128 lies within 12 to 16 deviations
-    assert 12 < (part.capacity - 200) / math.sqrt(180) < 20
-    assert stats.binom.logsf(part.capacity, 2000, 0.1) < math.log(OVERFLOW)
+    # mean 250, deviation 15: the Chernoff bound of 2^-128 lies within 12 to 16 deviations
+    assert 12 < (part.capacity - 250) / math.sqrt(225) < 20
+    assert stats.binom.logsf(part.capacity, 2500, 0.1) < math.log(OVERFLOW)
 
 
 def test_the_mechanism_is_one_object_whoever_read_the_declaration(make_study):
