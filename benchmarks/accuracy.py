@@ -1,7 +1,7 @@
 """Does distributing cost accuracy? Discreet over ten sites against Opacus on the pooled data, at the same epsilon.
 
-scikit-learn's digits, softmax, delta 1e-5, c = 1. Both sides have the same split (Discreet's keyed hash), the same noise
-multiplier, rounds, learning rate, clipping norm, start and averaging; five seeds, each another split. Differences are
+scikit-learn's digits, softmax, delta 1e-5, c = 1. Both sides have the same split (Discreet's keyed hash), the same
+noise multiplier, rounds, learning rate, clipping norm, start and averaging; five seeds, each another split. Differences are
 paired by seed, with Student's 95 % interval. Beside it: one missing site tolerated (D = 1), and `local` noise.
 
     python benchmarks/accuracy.py [--quick] [--out FILE.md]
@@ -128,7 +128,7 @@ def main():
         "",
         "Written by `python benchmarks/accuracy.py`: " + " ".join(__doc__.split("\n\n")[1].split()),
         "",
-        "| ε | Opacus, pooled | goal of the anchors | Discreet, aggregate | difference, points | one missing (D = 1) | local |",
+        "| ε | Opacus, pooled | its goal | Discreet, aggregate | difference, points | one missing (D = 1) | local |",
         "|---|---|---|---|---|---|---|",
     ]
     for epsilon in epsilons:

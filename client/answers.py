@@ -1,28 +1,38 @@
 """One site's side of a round, without Flower: a query's bytes in, an answer's bytes out.
 
-The order is the guarantee: check -> charge -> compute -> keep the bytes -> send. A query that was answered is
-answered again with the very same bytes, never computed anew, since two answers to one question would let their
-noise be averaged away. A query that was charged and not answered is burnt.
+A site answers the studies that its operator has approved, and no others: `approve` names one declaration by its hash,
+brings the records, and is where everything that can be wrong with either is said, to the operator alone.
 
-Nothing about a refusal depends on the data: every check here reads the query and what was answered before.
+Then, for every query, the order is the guarantee: check -> charge -> compute -> keep the bytes -> send. A query that
+was answered is answered again with the very same bytes, never computed anew, since two answers to one question would
+let their noise be averaged away. A query that was charged and not answered is burnt.
+
+Nothing about a refusal depends on the data: every check here reads the query and what was asked before. Should the
+data ever make the computation fail, the site contributes zero, rounds, adds its noise and answers like any other;
+`problems` tells its operator. How long the computation takes is not hidden (`docs/threat-model.md`).
+
+What was charged and answered is kept in memory: one process for a site, until there is a ledger.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from client.tables import Records, check_site
-from privacy.errors import DiscreetError, PrivacyError, ProtocolError, StudyError
+from privacy.errors import DiscreetError, PrivacyError, ProtocolError
 from privacy.keystream import KEY_BYTES, Keystream
 from privacy.private_sum import answer
 from privacy.sampling import poisson_sample
 from study.contract import Study
 from study.contributions import Contributor, Units, check_parameters
+from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
@@ -51,36 +61,52 @@ class RefusedError(DiscreetError):
         self.refusal = refusal
 
 
+@dataclass(frozen=True)
+class _Approved:
+    """A study that this site takes part in, its records at hand."""
+
+    guarantee: Guarantee
+    contributor: Contributor
+
+
 class Site:
-    """A site that answers the queries of studies over one data set.
+    """A site that answers the queries of the studies it has approved.
 
     Arguments:
         name: for the operator's own eyes.
-        records_for: the site's records as a study wants them.
-        approves: does this site take part in the study with this hash?
         entropy: source of secret keys.
-        allow_unsafe: answer studies without privacy too; simulations alone may say so.
+        allow_unsafe: take part in studies without privacy too; simulations alone may say so.
+
+    Attributes:
+        problems: names of the exceptions that data have caused, for the operator's own eyes.
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        records_for: Callable[[Study], Records],
-        approves: Callable[[Guarantee], bool],
-        entropy: Entropy = system_entropy,
-        allow_unsafe: bool = False,
+        self, name: str, *, entropy: Entropy = system_entropy, allow_unsafe: bool = False
     ) -> None:
         self.name = name
-        self._records_for = records_for
-        self._approves = approves
+        self.problems: list[str] = []
         self._entropy = entropy
         self._allow_unsafe = allow_unsafe
-        self._checked: dict[str, Guarantee] = {}
-        self._contributors: dict[str, Contributor] = {}
+        self._approved: dict[str, _Approved] = {}
+        self._lock = threading.Lock()
         self._charged: Counter[tuple[str, str]] = Counter()
         self._asked: dict[tuple[str, int], str] = {}
         self._answers: dict[tuple[str, int], bytes] = {}
+
+    def approve(self, declaration: Declaration, records: Records) -> None:
+        """Take part in this very study, with these records. Each approved declaration has a budget of its own.
+
+        Raises:
+            PrivacyError: its noise does not buy the promised epsilon by this site's own accountant, or it is unsafe.
+            DataError: the records are not what it can use.
+        """
+        guarantee = Guarantee(declaration)
+        if declaration.study.privacy.trust == "unsafe" and not self._allow_unsafe:
+            raise PrivacyError("Expected a study with privacy, found trust = unsafe")
+        guarantee.check()
+        units = units_of(records, declaration.study)
+        self._approved[declaration.hash] = _Approved(guarantee, Contributor(guarantee, units))
 
     def answer(self, content: bytes) -> bytes:
         """Answer one query.
@@ -92,35 +118,20 @@ class Site:
             query = SumQuery.from_bytes(content)
         except ProtocolError as error:
             raise RefusedError(Refusal.MALFORMED) from error
-        guarantee = self._checked_guarantee(query)
-        key, name = (query.declaration.hash, query.index), query_hash(content)
-        if key in self._asked:
-            return self._answered_before(key, name)
-        self._charge(guarantee, query, name)
-        try:
-            self._answers[key] = self._compute(guarantee, query, name).to_bytes()
-        except (
-            Exception
-        ) as error:  # whatever happened: the index is burnt, and the server learns a fixed code
-            raise RefusedError(Refusal.UNAVAILABLE) from error
-        return self._answers[key]
-
-    def _checked_guarantee(self, query: SumQuery) -> Guarantee:
-        """The query's study, approved by this site and private enough by its own accountant."""
-        study = query.declaration.hash
-        if study not in self._checked:
-            guarantee = Guarantee(query.declaration)
-            unsafe = query.declaration.study.privacy.trust == "unsafe"
-            if (unsafe and not self._allow_unsafe) or not self._approves(guarantee):
-                raise RefusedError(Refusal.NOT_APPROVED)
+        study, name = self._approved.get(query.declaration.hash), query_hash(content)
+        if study is None:
+            raise RefusedError(Refusal.NOT_APPROVED)
+        key = (query.declaration.hash, query.index)
+        with self._lock:
+            if key in self._asked:
+                return self._answered_before(key, name)
+            self._charge(study.guarantee, query, name)
             try:
-                guarantee.check()
-            except StudyError as error:
-                raise RefusedError(Refusal.MALFORMED) from error
-            except PrivacyError as error:
-                raise RefusedError(Refusal.NOT_ENOUGH_NOISE) from error
-            self._checked[study] = guarantee
-        return self._checked[study]
+                self._answers[key] = self._computed(study, query, name).to_bytes()
+            except Exception as error:  # not for the data's sake: the index is burnt, the server learns a fixed code
+                self.problems.append(type(error).__name__)
+                raise RefusedError(Refusal.UNAVAILABLE) from error
+            return self._answers[key]
 
     def _answered_before(self, key: tuple[str, int], name: str) -> bytes:
         if self._asked[key] != name:
@@ -142,40 +153,42 @@ class Site:
         self._charged[study, query.function] += 1
         self._asked[study, query.index] = name
 
-    def _compute(self, guarantee: Guarantee, query: SumQuery, name: str) -> SumAnswer:
-        """Sample -> clip and sum -> scale, round, add noise."""
+    def _computed(self, study: _Approved, query: SumQuery, name: str) -> SumAnswer:
+        """Clipped sum -> scale, round, add noise."""
         labels = (query.declaration.hash, query.index)
-        contributor = self._contributor(guarantee)
-        stage = guarantee.stage(query.function)
-        sample = Keystream(self._entropy("sample", *labels))
-        chosen = poisson_sample(contributor.unit_count, stage.sampling_rate, sample)
-        if stage.sampling_rate < 1:
-            chosen &= np.cumsum(chosen) <= stage.capacity
-        vector = contributor.clipped_sum(query.function, query.parameters, chosen)
-        mechanism = guarantee.mechanism(query.function)
+        vector: npt.NDArray[Any] = self._clipped_sum(study, query)
+        mechanism = study.guarantee.mechanism(query.function)
         if mechanism is not None:
-            with_noise = guarantee.study.privacy.trust != "server"
+            with_noise = study.guarantee.study.privacy.trust != "server"
             integers = answer(
-                mechanism, vector, dither=Keystream(self._entropy("dither", *labels)),
+                mechanism,
+                vector,
+                dither=Keystream(self._entropy("dither", *labels)),
                 noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,
-            )  # fmt: skip
+            )
             vector = integers.astype(np.int32 if mechanism.bits == 32 else np.int64)
         nonce = self._entropy("nonce", *labels)[:NONCE_BYTES]
         return SumAnswer(query_hash=name, vector=vector, nonce=nonce)
 
-    def _contributor(self, guarantee: Guarantee) -> Contributor:
-        study = guarantee.declaration.hash
-        if study not in self._contributors:
-            records = self._records_for(guarantee.study)
-            self._contributors[study] = Contributor(guarantee, units_of(records, guarantee.study))
-        return self._contributors[study]
+    def _clipped_sum(self, study: _Approved, query: SumQuery) -> npt.NDArray[np.float64]:
+        """Sample -> clip and sum. Zero if that fails: only the data could have made it."""
+        stage = study.guarantee.stage(query.function)
+        sample = Keystream(self._entropy("sample", query.declaration.hash, query.index))
+        try:
+            chosen = poisson_sample(study.contributor.unit_count, stage.sampling_rate, sample)
+            if stage.sampling_rate < 1:
+                chosen &= np.cumsum(chosen) <= stage.capacity
+            return study.contributor.clipped_sum(query.function, query.parameters, chosen)
+        except Exception as error:  # noqa: BLE001  whatever it was, it must not show
+            self.problems.append(type(error).__name__)
+            return np.zeros(stage.dimension)
 
 
 def units_of(records: Records, study: Study) -> Units:
     """The training units of a site, clamped and scaled by public bounds.
 
     Raises:
-        DataError: more units than the study's public capacity; known since the data set was registered.
+        DataError: more units than the study's public capacity.
     """
     check_site(records, study)
     return scaled_units(records.train_part(), study)

@@ -42,7 +42,10 @@ _ROUNDING_LOSS = 0.01  # a wider deviation is chosen until rounding costs at mos
 
 @dataclass(frozen=True, kw_only=True)
 class SumMechanism:
-    """Everything public about one private sum; equal at all parties, as it is derived from the study alone.
+    """Everything public about one private sum, derived from the study alone.
+
+    Parties whose floating-point logarithms differ in the last place may derive a scale that differs as little; each
+    site's own scale satisfies its own inequality, so privacy does not hang on their agreement.
 
     Attributes:
         dimension: d, numbers in the vector.
@@ -127,6 +130,8 @@ def design_sum(
     for deviation in LADDER:
         target = math.sqrt(shares * deviation.variance - _LOST_TO_SHARES) / noise_multiplier
         reach = _largest_reach(target, sites_per_unit, dimension, beta, eta)
+        if _clamp(64, sites, deviation) < 1:
+            break
         if reach >= sites_per_unit and reach * (1 + eta) * (1 + _ROUNDING_LOSS) >= target:
             return SumMechanism(
                 dimension=dimension, clipping_norm=clipping_norm, sites_per_unit=sites_per_unit,

@@ -32,8 +32,9 @@ __all__ = ["FLOAT_SLACK", "LARGEST", "dithered_round", "rounded_sensitivity"]
 FLOAT_SLACK = 2.0**-30
 """Relative addition to the sensitivity for the float64 arithmetic of this module.
 
-With at most 2^20 units a site the norm of s S is at most 2^20 s C, so its product is off by at most 2^-33 s C, twice
-for two data sets; quantisation adds 2 sqrt(d) 2^-64, below 2^-33 s C whenever s C >= 1 and d <= 2^60.
+With at most 2^20 units a site (the contract's limit) the norm of s S is at most 2^20 s C, so its product is off by at
+most 2^-33 s C, twice for two data sets; quantisation adds 2 sqrt(d) 2^-64, below 2^-33 s C whenever s C >= 1 and
+d <= 2^60.
 """
 
 LARGEST = 2**52

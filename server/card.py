@@ -348,8 +348,9 @@ def uncovered(summary: Values, privacy: Values) -> list[str]:
     sentences = [plain(each) for each in privacy.get("not_covered") or []]
     if summary.get("simulation") and summary.get("trust") != "unsafe":
         sentences.append(
-            "The simulation itself: whoever ran it had all records, and can repeat its noise from "
-            "its seed. The guarantee is that of the same contract between real sites."
+            "This very run, which is a simulation: whoever ran it had all records, and its noise "
+            "follows from a seed, so whoever guesses that can take it off. The guarantee is that of "
+            "the same contract between real sites."
         )
     return sentences
 

@@ -56,7 +56,9 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
     directory.mkdir(parents=True)
     guarantee, outcome = Guarantee(release.declaration), release.outcome
     study, summary = guarantee.study, summary_of(release, guarantee)
-    privacy = guarantee.to_values() | _covered(guarantee)
+    privacy = (
+        guarantee.to_values() | _covered(guarantee) | {"simulation": release.simulation is not None}
+    )
     history = _with_epsilon(outcome.history, guarantee)
     scaling = _public_scaling(guarantee)
     model = save(outcome.parameters | scaling, metadata=_model_metadata(guarantee))

@@ -58,7 +58,7 @@ class Options:
         partition: iid, dirichlet:ALPHA, quantity:ALPHA or column:NAME.
         trust: another trust level than the study's.
         drop: probability that a site misses a query.
-        seed: everything random follows from it; None: nothing is reproducible.
+        seed: everything random follows from it, so whoever knows it can take the noise off again.
         resume: go on from the checkpoint of an interrupted run with the same options and seed.
         on_round: told of every query.
         on_start: told of the declaration, once everything is checked.
@@ -234,15 +234,11 @@ def _run(
     federation: _Federation, options: Options, drops: Callable[[Message], bool], checkpoint: Path
 ) -> Outcome:
     names, study = federation.names(), federation.study
-    apps = {
-        node: make_client_app(
-            Site(
-                name, records_for=lambda _study, share=share: federation.records.select(share),  # type: ignore[misc]
-                approves=lambda _guarantee: True, entropy=federation.entropy(name), allow_unsafe=True,
-            )
-        )
-        for (node, name), share in zip(names.items(), federation.shares, strict=True)
-    }  # fmt: skip
+    sites = [
+        _site(federation, name, share)
+        for name, share in zip(names.values(), federation.shares, strict=True)
+    ]
+    apps = {node: make_client_app(site) for node, site in zip(names, sites, strict=True)}
     every = max(1, -(-study.training.rounds // _EVALUATIONS))
 
     def evaluate(number: int, candidate: Parameters) -> dict[str, float | None] | None:
@@ -262,6 +258,15 @@ def _run(
     outcomes: list[Outcome] = []
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     make_server_app(job, outcomes.append)(grid, context)
+    for site in sites:
+        if site.problems:
+            raise DiscreetError(f"{site.name} could not compute its part: {site.problems[0]}")
     if not outcomes:
         raise DiscreetError("The run ended without a result")
     return outcomes[0]
+
+
+def _site(federation: _Federation, name: str, share: npt.NDArray[np.int64]) -> Site:
+    site = Site(name, entropy=federation.entropy(name), allow_unsafe=True)
+    site.approve(federation.declaration, federation.records.select(share))
+    return site

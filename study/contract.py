@@ -35,6 +35,7 @@ FORMAT = 1
 Bounds = tuple[float, float]
 
 _FLOAT32_RECORDS = 16_384
+_MOST_RECORDS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,10 +338,11 @@ class Sites:
         at_most=128,
     )
     maximum_records: int | None = setting(
-        "No site holds more training records than this public number. Absent: 5/4 of data.expected_records.",
+        "No site holds more training records than this public number. Absent: 5/4 of data.expected_records,\n"
+        "at most 1,048,576, which is the largest that the argument covers.",
         default=None,
         at_least=1,
-        at_most=10**9,
+        at_most=_MOST_RECORDS,
     )
 
     def __post_init__(self) -> None:
@@ -388,7 +390,9 @@ class Study:
     @property
     def maximum_records(self) -> int:
         """The public number that no site's training records exceed."""
-        return self.sites.maximum_records or -(-5 * self.data.expected_records // 4)
+        return self.sites.maximum_records or min(
+            _MOST_RECORDS, -(-5 * self.data.expected_records // 4)
+        )
 
     def _check_model(self) -> None:
         kind, task, classes = self.model.kind, self.data.task, self.data.classes
@@ -412,6 +416,12 @@ class Study:
 
     def _check_private(self) -> None:
         data = self.data
+        _require(
+            data.sites_per_unit == 1 or self.training.sampling_rate == 1,
+            "training.sampling_rate",
+            "1 where a unit may be at several sites: each of them would draw it anew",
+            self.training.sampling_rate,
+        )
         if data.task == "regression" and data.label_bounds is None:
             raise ImpossibleSettingError(
                 "data.label_bounds",

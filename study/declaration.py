@@ -20,6 +20,8 @@ from study.settings import ImpossibleSettingError
 
 __all__ = ["PROTOCOL", "Declaration"]
 
+_MOST_SITES = 10_000
+
 PROTOCOL = 1
 """Version of messages and derivations; part of every declaration, so of every hash."""
 
@@ -41,11 +43,26 @@ class Declaration:
     nonce: str
 
     def __post_init__(self) -> None:
-        privacy, least = self.study.privacy, self.study.sites.minimum
         if isinstance(self.study.data.features, str):
             raise ImpossibleSettingError("data.features", expected="names of columns", actual="all")
-        if self.sites < least:
-            raise StudyError(f"Expected at least sites.minimum = {least} sites, found {self.sites}")
+        self._check_sites()
+        self._check_noise()
+        if not re.fullmatch("[0-9a-f]{32}", self.nonce):
+            raise StudyError("Expected a nonce of 32 hexadecimal digits")
+
+    def _check_sites(self) -> None:
+        privacy, least = self.study.privacy, self.study.sites.minimum
+        if not least <= self.sites <= _MOST_SITES:
+            bound = (
+                f"at least sites.minimum = {least}"
+                if self.sites < least
+                else f"at most {_MOST_SITES}"
+            )
+            raise StudyError(f"Expected {bound} sites, found {self.sites}")
+        if self.study.data.sites_per_unit > self.sites:
+            raise StudyError(
+                f"Expected data.sites_per_unit at most {self.sites}, the number of sites"
+            )
         if privacy.trust != "unsafe" and self.sites <= privacy.max_dropouts:
             raise StudyError(f"Expected more sites than max_dropouts, found {self.sites}")
         tolerated = privacy.max_colluding + 2 * privacy.max_dropouts
@@ -54,6 +71,9 @@ class Declaration:
                 f"Expected more than {tolerated} sites, found {self.sites}",
                 hint=tolerance_hint(privacy),
             )
+
+    def _check_noise(self) -> None:
+        privacy = self.study.privacy
         if (self.noise_multiplier is None) != (privacy.trust == "unsafe"):
             raise StudyError("Expected a noise multiplier, except for a study without privacy")
         if self.noise_multiplier is not None and not 0 < self.noise_multiplier <= 1e7:
@@ -62,8 +82,6 @@ class Declaration:
             raise StudyError(
                 "Expected the noise multiplier that the study itself gives, found another"
             )
-        if not re.fullmatch("[0-9a-f]{32}", self.nonce):
-            raise StudyError("Expected a nonce of 32 hexadecimal digits")
 
     def to_values(self) -> dict[str, Any]:
         """Plain values, for JSON."""

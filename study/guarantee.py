@@ -22,8 +22,8 @@ import numpy as np
 from gradients import summation_slack, tile_units
 from privacy.accounting import ACCOUNTANT, EXACT, QUICK, epsilon_of, mu_of
 from privacy.calibration import calibrate
-from privacy.errors import PrivacyError, StudyError
 from privacy.discrete_gaussian import SAMPLER_DISTANCE
+from privacy.errors import PrivacyError, StudyError
 from privacy.events import SumEvent
 from privacy.private_sum import SumMechanism, design_sum
 from privacy.sampling import OVERFLOW, batch_capacity

@@ -31,10 +31,9 @@ class Refusal(enum.IntEnum):
 
     MALFORMED = 1001
     NOT_APPROVED = 1002
-    NOT_ENOUGH_NOISE = 1003
-    TOO_MANY_QUERIES = 1004
-    OTHER_QUERY_ANSWERED = 1005
-    UNAVAILABLE = 1006
+    TOO_MANY_QUERIES = 1003
+    OTHER_QUERY_ANSWERED = 1004
+    UNAVAILABLE = 1005
 
     @property
     def explanation(self) -> str:
@@ -42,7 +41,6 @@ class Refusal(enum.IntEnum):
         return {
             Refusal.MALFORMED: "the query is not one that this protocol version knows",
             Refusal.NOT_APPROVED: "the site has not approved this study",
-            Refusal.NOT_ENOUGH_NOISE: "the declared noise does not buy the promised epsilon",
             Refusal.TOO_MANY_QUERIES: "the study has asked all the sums that it declared",
             Refusal.OTHER_QUERY_ANSWERED: "another query with this number has been answered",
             Refusal.UNAVAILABLE: "the site could not compute an answer",

@@ -138,7 +138,7 @@ def test_the_readme_shows_the_commands_that_a_newcomer_needs():
     ],
 )  # fmt: skip
 def test_a_wrong_command_line_would_be_found(line):
-    with pytest.raises(Exception, match="."):  # noqa: B017  click's or an assertion's
+    with pytest.raises(Exception, match="."):  # click's or an assertion's
         check_command(arguments_of(line))
 
 

@@ -1,6 +1,7 @@
 """Whatever is wrong with a study, its records or an option is said in one clear sentence with the fix, before anything is written."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def assert_explained(result, message, place, before):
+def assert_explained(result, message, before):
     """Exit code 2; one sentence, and a hint unless the sentence itself says what is expected; nothing is written."""
     assert result.exit_code == 2, result.stderr
     assert result.stdout == ""
@@ -167,7 +168,7 @@ def assert_explained(result, message, place, before):
         assert len(lines) == 2, result.stderr
         assert re.match(r"Hint: \S", lines[1])
     assert re.search(message, lines[0]), lines[0]
-    assert {each.name for each in place.iterdir()} == before
+    assert {each.name for each in Path().iterdir()} == before
 
 
 def arguments_of(command, data=None):
@@ -179,12 +180,12 @@ def arguments_of(command, data=None):
 
 @pytest.mark.parametrize("command", BOTH)
 @pytest.mark.parametrize("kind", DATA)
-def test_records_that_cannot_be_used(call, place, write_study, write_data, command, kind):
+def test_records_that_cannot_be_used(call, write_study, write_data, command, kind):
     change, message = DATA[kind]
     write_study()
     write_data(change)
     before = {"study.toml", "data.csv"}
-    assert_explained(call(*arguments_of(command, "data.csv")), message, place, before)
+    assert_explained(call(*arguments_of(command, "data.csv")), message, before)
 
 
 @pytest.mark.parametrize("command", BOTH)
@@ -194,7 +195,7 @@ def test_a_file_that_is_no_table(call, place, write_study, command, kind):
     write_study()
     (place / name).write_bytes(content)
     result = call(*arguments_of(command, name))
-    assert_explained(result, message, place, {"study.toml", name})
+    assert_explained(result, message, {"study.toml", name})
 
 
 @pytest.mark.parametrize("command", BOTH)
@@ -202,12 +203,12 @@ def test_a_file_that_is_no_table(call, place, write_study, command, kind):
 def test_records_that_are_not_there(call, place, write_study, command, data):
     write_study()
     result = call(*arguments_of(command, data))
-    assert_explained(result, "There is no file|is a directory", place, {"study.toml"})
+    assert_explained(result, "There is no file|is a directory", {"study.toml"})
 
 
 @pytest.mark.parametrize("command", BOTH)
 @pytest.mark.parametrize("kind", STUDIES)
-def test_a_study_that_cannot_be_run(call, place, write_study, write_data, command, kind):
+def test_a_study_that_cannot_be_run(call, write_study, write_data, command, kind):
     sections, change, message = STUDIES[kind]
     write_study(change, **sections)
     write_data()
@@ -216,13 +217,13 @@ def test_a_study_that_cannot_be_run(call, place, write_study, write_data, comman
     if command == "check" and kind == "more records than a site may have":
         assert result.exit_code == 0  # who holds what is known to a simulation alone
     else:
-        assert_explained(result, message, place, before)
+        assert_explained(result, message, before)
 
 
 @pytest.mark.parametrize("command", [["simulate", "none.toml", "--out", "out"], ["study", "check", "none.toml"],
                                      ["study", "show", "none.toml"], ["study", "freeze", "none.toml"]])  # fmt: skip
 def test_a_study_that_is_not_there(call, place, command):
-    assert_explained(call(*command), "There is no file none.toml", place, set())
+    assert_explained(call(*command), "There is no file none.toml", set())
 
 
 @pytest.mark.parametrize("command", ["simulate", "check", "show"])
@@ -233,7 +234,7 @@ def test_a_study_that_is_no_text(call, place, command, content):
     else:
         (place / "study.toml").write_bytes(content)
     arguments = arguments_of(command) if command != "show" else ["study", "show", "study.toml"]
-    assert_explained(call(*arguments), "study.toml cannot be read", place, {"study.toml"})
+    assert_explained(call(*arguments), "study.toml cannot be read", {"study.toml"})
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
@@ -243,7 +244,7 @@ def test_options_that_do_not_fit(call, place, write_study, write_data, kind):
     given = options if "--data" in options else [*options, "--data", write_data()]
     before = {each.name for each in place.iterdir()}
     result = call("simulate", "study.toml", "--out", "out", *given)
-    assert_explained(result, message, place, before)
+    assert_explained(result, message, before)
 
 
 @pytest.mark.parametrize("trust", ["aggregate", "server"])
@@ -252,7 +253,7 @@ def test_a_trust_for_which_there_are_too_few_sites(call, place, write_study, wri
     write_study(privacy={"max_dropouts": 1})
     write_data()
     result = call("simulate", "study.toml", "--out", "out", "--data", "data.csv", "--trust", trust)
-    assert_explained(result, "expected at least 4", place, {"study.toml", "data.csv"})
+    assert_explained(result, "expected at least 4", {"study.toml", "data.csv"})
 
 
 def test_a_trust_that_needs_a_budget_where_there_is_none(call, place, write_study, write_data):
@@ -261,19 +262,19 @@ def test_a_trust_that_needs_a_budget_where_there_is_none(call, place, write_stud
     result = call(
         "simulate", "study.toml", "--out", "out", "--data", "data.csv", "--trust", "local"
     )
-    assert_explained(result, "no privacy budget", place, {"study.toml", "data.csv"})
+    assert_explained(result, "no privacy budget", {"study.toml", "data.csv"})
 
 
 def test_no_records_at_all(call, place, write_study):
     write_study()
     result = call("simulate", "study.toml", "--out", "out")
-    assert_explained(result, "names no built-in data set", place, {"study.toml"})
+    assert_explained(result, "names no built-in data set", {"study.toml"})
 
 
 def test_a_built_in_set_that_does_not_exist(call, place, write_study):
     write_study(data={"source": "brest_cancer"})
     result = call("simulate", "study.toml", "--out", "out")
-    assert_explained(result, 'no built-in data set "brest_cancer"', place, {"study.toml"})
+    assert_explained(result, 'no built-in data set "brest_cancer"', {"study.toml"})
     assert 'did you mean "breast_cancer"?' in result.stderr
 
 
@@ -281,7 +282,7 @@ def test_a_built_in_set_that_does_not_exist(call, place, write_study):
     "kind", ["text in a column of numbers", "an unknown class", "a value beyond its bounds"]
 )
 def test_a_message_never_shows_what_a_cell_holds(call, write_study, write_data, kind):
-    secret = "old perhaps 1890".split()
+    secret = ["old", "perhaps", "1890"]
     write_study()
     write_data(DATA[kind][0])
     result = call("study", "check", "study.toml", "--data", "data.csv")
@@ -293,10 +294,10 @@ def test_an_array_file_is_held_to_the_same_rules(call, place, write_study):
     labels = np.array(["no", "yes"] * 30)
     np.savez(place / "data.npz", age=np.full(60, np.nan), marker=np.zeros(60), ill=labels)
     result = call(*arguments_of("simulate", "data.npz"))
-    assert_explained(result, 'column "age" is empty, NaN', place, {"study.toml", "data.npz"})
+    assert_explained(result, 'column "age" is empty, NaN', {"study.toml", "data.npz"})
 
 
 def test_a_template_that_does_not_exist(call, place):
     result = call("study", "init", "x.toml", "--template", "brest-cancer")
-    assert_explained(result, "no template 'brest-cancer'", place, set())
+    assert_explained(result, "no template 'brest-cancer'", set())
     assert "did you mean breast-cancer?" in result.stderr

@@ -59,14 +59,11 @@ class Federation:
     def records(self, name):
         return records_of(int(name.removeprefix("site-")))
 
-    def site(self, name, **other):
-        settings = {
-            "records_for": lambda _study: self.records(name),
-            "approves": lambda _guarantee: True,
-            "entropy": entropy_of(name),
-            "allow_unsafe": True,
-        }
-        return Site(name, **settings | other)
+    def site(self, name, *, approved=True):
+        site = Site(name, entropy=entropy_of(name), allow_unsafe=True)
+        if approved:
+            site.approve(self.declaration, self.records(name))
+        return site
 
     def recorded(self, name, site):
         """`site`, with everything that passes written down."""

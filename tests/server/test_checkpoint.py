@@ -16,7 +16,7 @@ KEPT = KeptSum(
 )  # fmt: skip
 
 
-class InterruptedRun(Exception):
+class InterruptedRunError(Exception):
     """Something from outside that ends a run."""
 
 
@@ -35,7 +35,7 @@ def after(rounds):
     def on_round(line):
         seen.append(line)
         if len(seen) == rounds:
-            raise InterruptedRun
+            raise InterruptedRunError
 
     return on_round
 
@@ -106,7 +106,7 @@ def test_a_durable_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monke
 
 def test_a_sum_that_was_being_written_is_asked_again(make_federation):
     federation = make_federation()
-    with pytest.raises(InterruptedRun):
+    with pytest.raises(InterruptedRunError):
         federation.run(on_round=after(2))
     (federation.directory / "000002.sum.new").write_bytes(b"half of")
     assert len(list(Checkpoint(federation.directory, federation.declaration).kept())) == 2
@@ -126,7 +126,7 @@ def test_a_resumed_run_asks_only_what_is_left_and_ends_with_the_same_model(
     whole = make_federation(directory=tmp_path / "whole", **settings)
     expected = whole.run()
     interrupted = make_federation(directory=tmp_path / "interrupted", **settings)
-    with pytest.raises(InterruptedRun):
+    with pytest.raises(InterruptedRunError):
         interrupted.run(on_round=after(stop))
     assert set(interrupted.counts().values()) == {stop}
     resumed = make_federation(directory=tmp_path / "interrupted", **settings)
@@ -155,7 +155,7 @@ def test_a_run_resumed_after_an_abandoned_query_has_used_its_spare(make_federati
     settings = {"training": {"spare_rounds": 1}}
     federation = make_federation(**settings)
     first = federation.grid(drops=lambda message: message.metadata.group_id == "0")
-    with pytest.raises(InterruptedRun):
+    with pytest.raises(InterruptedRunError):
         federation.run(first, on_round=after(2))
     resumed = make_federation(**settings)
     outcome = resumed.run()
@@ -201,7 +201,7 @@ CHANGES = {
     "not said whether abandoned": lambda head: {key: head[key] for key in head if key != "abandoned"},
     "another function": lambda head: head | {"function": "moments"},
     "another round": lambda head: head | {"round": 9},
-    "nothing": lambda head: {},
+    "nothing": lambda _head: {},
 }  # fmt: skip
 
 

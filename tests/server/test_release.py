@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import sys
 import tomllib
@@ -89,7 +88,7 @@ def files_of(directory):
 def test_a_release_consists_of_what_its_report_lists(released, trust):
     names = {each.name + "/" * each.is_dir() for each in released(trust).iterdir()}
     assert names == set(FILES)
-    assert all(each.endswith(".svg") for each in os.listdir(released(trust) / "plots"))
+    assert all(each.suffix == ".svg" for each in (released(trust) / "plots").iterdir())
     assert all(files_of(released(trust)).values())
 
 

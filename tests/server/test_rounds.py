@@ -332,21 +332,24 @@ def test_the_largest_answers_of_all_sites_add_up_without_wrapping(make_federatio
 
 def test_a_site_that_refuses_is_missing_and_its_reason_is_counted(make_federation):
     federation = make_federation(privacy={"max_dropouts": 1})
-    site = federation.site("site-3", approves=lambda _guarantee: False)
+    site = federation.site("site-3", approved=False)
     federation.apps["site-3"] = make_client_app(site)
     outcome = federation.run()
     assert outcome.refusals == {"site-3": {"the site has not approved this study": 3}}
     assert all(kept.missing == ("site-3",) for kept in outcome.sums)
 
 
-def test_a_site_whose_data_cannot_be_had_is_missing_without_saying_why(make_federation):
-    def broken(_study):
-        raise OSError("/secret/place")
-
-    federation = make_federation(privacy={"max_dropouts": 1})
-    federation.apps["site-1"] = make_client_app(federation.site("site-1", records_for=broken))
+def test_a_site_whose_data_make_it_fail_answers_like_any_other(make_federation, monkeypatch):
+    """Nothing about it shows: its part is zero, and only its operator hears of it."""
+    federation = make_federation()
+    site = federation.site("site-1")
+    study = site._approved[federation.declaration.hash]
+    monkeypatch.setattr(study.contributor, "clipped_sum", lambda *_arguments: 1 / 0)
+    federation.apps["site-1"] = make_client_app(site)
     outcome = federation.run()
-    assert outcome.refusals == {"site-1": {"the site could not compute an answer": 3}}
+    assert outcome.refusals == {}
+    assert [len(kept.survivors) for kept in outcome.sums] == [3, 3, 3]
+    assert site.problems == ["ZeroDivisionError"] * 3
 
 
 def test_a_site_that_answers_twice_is_counted_once(make_federation):
@@ -418,7 +421,7 @@ def test_a_site_that_answers_too_late_is_missing(make_federation, clock):
     assert all(kept.missing == ("site-3",) for kept in outcome.sums)
     assert 15.0 <= clock.now < 16.0
     assert all(5.0 <= kept.seconds < 5.5 for kept in outcome.sums)
-    assert outcome.refusals == {}
+    assert outcome.refusals == {"site-3": {"it did not answer in time": 3}}
 
 
 def test_an_answer_to_an_earlier_query_is_not_taken_for_this_one(make_federation):

@@ -167,7 +167,7 @@ def test_every_node_has_a_context_of_its_own_that_lasts(grid, seen):
 @pytest.mark.parametrize("kind", ["train", "evaluate", "query.other", "query"])
 def test_a_message_of_another_kind_is_not_answered_by_a_site(kind):
     """Flower's own SuperNode turns this ValueError into an error reply."""
-    grid = InProcessGrid({2: make_client_app(site_of("a", None))})
+    grid = InProcessGrid({2: make_client_app(Site("a"))})
     message = Message(content(n=1), dst_node_id=2, message_type=kind, ttl=60.0)
     with pytest.raises(ValueError, match="function registered"):
         grid.push_messages([message])
@@ -180,14 +180,12 @@ def frozen_study(template="house-prices-private"):
     return study, records_of(table, study)
 
 
-def site_of(name, records, **other):
-    settings = {
-        "records_for": lambda _study: records,
-        "approves": lambda _guarantee: True,
-        "entropy": lambda *labels: derive_key(b"test", name, *labels),
-        "allow_unsafe": True,
-    }
-    return Site(name, **settings | other)
+def site_of(name, records, query, **other):
+    """A site that has approved the study of `query`."""
+    settings = {"entropy": lambda *labels: derive_key(b"test", name, *labels), "allow_unsafe": True}
+    site = Site(name, **settings | other)
+    site.approve(SumQuery.from_bytes(query).declaration, records)
+    return site
 
 
 @pytest.fixture
@@ -210,8 +208,8 @@ def federation():
 def test_a_site_answers_the_same_bytes_through_its_client_app_as_when_called(federation):
     records, queries = federation
     assert units_of(records, frozen_study()[0]).count == 5
-    direct = site_of("site", records)
-    grid = InProcessGrid({7: make_client_app(site_of("site", records))})
+    direct = site_of("site", records, queries[0])
+    grid = InProcessGrid({7: make_client_app(site_of("site", records, queries[0]))})
     for index, each in enumerate(queries):
         expected = direct.answer(each)
         message = query_message(each, index=index, node_id=7, seconds=60.0)
@@ -221,7 +219,9 @@ def test_a_site_answers_the_same_bytes_through_its_client_app_as_when_called(fed
 
 def test_a_query_that_is_asked_again_through_the_grid_is_answered_with_the_same_bytes(federation):
     records, queries = federation
-    site = site_of("site", records, entropy=lambda *_labels: np.random.default_rng().bytes(32))
+    site = site_of(
+        "site", records, queries[0], entropy=lambda *_labels: np.random.default_rng().bytes(32)
+    )
     grid = InProcessGrid({7: make_client_app(site)})
     messages = [query_message(queries[0], index=0, node_id=7, seconds=60.0) for _ in range(2)]
     first, second = map(content_of, grid.send_and_receive(messages))
@@ -229,17 +229,16 @@ def test_a_query_that_is_asked_again_through_the_grid_is_answered_with_the_same_
 
 
 @pytest.mark.parametrize(
-    ("sent", "other", "refusal"),
+    ("sent", "refusal"),
     [
-        (b"garbage", {}, Refusal.MALFORMED),
-        (encode({"kind": "sum-query"}, {}), {}, Refusal.MALFORMED),
-        (None, {"approves": lambda _guarantee: False}, Refusal.NOT_APPROVED),
-        (None, {"records_for": lambda _study: 1 / 0}, Refusal.UNAVAILABLE),
+        (b"garbage", Refusal.MALFORMED),
+        (encode({"kind": "sum-query"}, {}), Refusal.MALFORMED),
+        (None, Refusal.NOT_APPROVED),
     ],
 )
-def test_a_refusal_crosses_the_grid_as_its_code_and_nothing_else(federation, sent, other, refusal):
-    records, queries = federation
-    grid = InProcessGrid({7: make_client_app(site_of("site", records, **other))})
+def test_a_refusal_crosses_the_grid_as_its_code_and_nothing_else(federation, sent, refusal):
+    _, queries = federation
+    grid = InProcessGrid({7: make_client_app(Site("site"))})
     message = query_message(sent or queries[0], index=0, node_id=7, seconds=60.0)
     (reply,) = grid.send_and_receive([message])
     assert reply.error.code == refusal
@@ -247,7 +246,7 @@ def test_a_refusal_crosses_the_grid_as_its_code_and_nothing_else(federation, sen
     assert refusal_of(reply) == refusal.explanation
 
 
-def test_a_message_with_another_record_is_refused_as_malformed(federation):
-    grid = InProcessGrid({7: make_client_app(site_of("site", federation[0]))})
+def test_a_message_with_another_record_is_refused_as_malformed():
+    grid = InProcessGrid({7: make_client_app(Site("site"))})
     (reply,) = grid.send_and_receive([query(content(n=1), 7)])
     assert reply.error.code == Refusal.MALFORMED

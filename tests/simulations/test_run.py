@@ -1,5 +1,6 @@
 """A simulated study runs from its file to its release, goes on where it stopped, and leaves nothing else behind."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -172,8 +173,8 @@ PATIENTS = Study(
         records_per_unit=3, features=("age", "marker"), bounds={"age": (0.0, 100.0), "marker": (-9.0, 9.0)},
     ),
     model=Model(kind="logistic"),
-    training=Training(rounds=6, learning_rate=0.5),
-    privacy=Privacy(trust="local", noise_multiplier=0.2),
+    training=Training(rounds=12, learning_rate=0.3),
+    privacy=Privacy(trust="local", noise_multiplier=0.5),
     sites=Sites(minimum=3),
 )  # fmt: skip
 
@@ -204,7 +205,7 @@ def test_units_of_several_rows_are_kept_together_and_learnt_from(patients, out):
 def test_a_column_can_say_at_which_site_a_unit_is(patients, out):
     summary = simulate(PATIENTS, Options(out=out, data=patients, partition="column:hospital"))
     assert summary["sites"] == 3
-    assert [line["survivors"] for line in lines_of(out)] == [3] * 6
+    assert [line["survivors"] for line in lines_of(out)] == [3] * 12
 
 
 def test_site_records_are_records_as_records_are(patients, out):
@@ -212,19 +213,19 @@ def test_site_records_are_records_as_records_are(patients, out):
     assert sum(summary["site_records"].values()) == summary["records"]
 
 
-def test_a_unit_at_several_sites_costs_noise(patients, tmp_path):
+def test_a_unit_at_several_sites_is_clipped_at_each_to_its_part(patients, tmp_path):
+    """The noise stays what it was, but for rounding, which the choice of a deviation keeps at 1 %."""
     twice = with_changes(PATIENTS, data={"sites_per_unit": 2})
     simulate(PATIENTS, Options(out=tmp_path / "once", data=patients))
     simulate(twice, Options(out=tmp_path / "twice", data=patients))
-    first, second = (
+    once, two = (
         json.loads((tmp_path / name / "privacy.json").read_text()) for name in ("once", "twice")
     )
     noise = [
-        each["queries"][0]["share_deviation"] / each["queries"][0]["scale"]
-        for each in (first, second)
+        each["queries"][0]["share_deviation"] / each["queries"][0]["scale"] for each in (once, two)
     ]
-    assert noise[1] > noise[0]
-    assert "2 sites" in second["relation"]
+    assert noise[1] == pytest.approx(noise[0], rel=0.02)
+    assert "2 sites" in two["relation"]
 
 
 # Other algorithms and models
@@ -291,7 +292,7 @@ def test_sampling_is_accounted_for(out):
 # Where work happens
 
 
-class Seen(Exception):
+class EndedError(Exception):
     """Ends a run from outside."""
 
 
@@ -311,7 +312,7 @@ def test_nothing_but_the_release_is_left_after_success(out):
     assert names_in(out.parent) == ["out"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Seen])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, EndedError])
 def test_an_interruption_keeps_the_checkpoint_and_no_release(out, error):
     with pytest.raises(error):
         simulate(few(), Options(out=out, on_round=interrupt_after(2, error)))
@@ -333,8 +334,10 @@ def release_of(directory):
     return found
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-@pytest.mark.parametrize("kind", ["plain", "standard scaling", "dropouts", "sampled"])
+@pytest.mark.parametrize(
+    ("kind", "stop"),
+    [("plain", 1), ("plain", 3), ("standard scaling", 1), ("dropouts", 1), ("dropouts", 3), ("sampled", 2)],
+)  # fmt: skip
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, kind, stop):
     study = {
         "plain": few(),
@@ -422,10 +425,8 @@ def test_a_directory_that_is_not_ours_is_not_removed(out, suffix):
     mine.write_text("years of work")
     simulate(few(), Options(out=out.with_name("other")))
     out.with_name("other").rename(out)
-    try:
+    with contextlib.suppress(DiscreetError):
         simulate(few(), Options(out=out))
-    except DiscreetError:
-        pass
     assert mine.exists()
 
 

@@ -143,10 +143,8 @@ def neighbours(draw, kinds=tuple(MODELS)):
             "records_per_unit": draw(st.integers(1, 3)),
             "sites_per_unit": draw(st.integers(1, 3)),
         }
-    training = {
-        "signal": draw(st.booleans()),
-        "sampling_rate": draw(st.sampled_from([1.0, 1.0, 0.5])),
-    }
+    rates = [1.0, 1.0, 0.5] if data.get("sites_per_unit", 1) == 1 else [1.0]
+    training = {"signal": draw(st.booleans()), "sampling_rate": draw(st.sampled_from(rates))}
     privacy = {
         "clipping": draw(st.sampled_from(["flat", "automatic"])),
         "clipping_norm": draw(st.sampled_from([1e-6, 0.1, 1.0, 30.0, 1e9])),
@@ -165,6 +163,12 @@ def neighbours(draw, kinds=tuple(MODELS)):
     sent_odd = draw(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(ODD)), max_size=2))
     unit = draw(st.integers(0, units - 1))
     return kind, data, training, privacy, groups, seed, spread, weights, odd, sent_odd, unit
+
+
+def sampled(case):
+    """Make a drawn case one with sampling, which a unit at several sites may not have."""
+    case[2]["sampling_rate"] = 0.5
+    case[1].pop("sites_per_unit", None)
 
 
 def built(declared, case):
@@ -231,6 +235,7 @@ def test_one_unit_moves_the_rounded_sum_by_at_most_the_sensitivity(declared, cas
 @given(neighbours(), st.binary(min_size=32, max_size=32))
 def test_a_sampled_unit_is_a_unit(declared, case, key):
     """The same sample of the others, with and without one unit: as close as neighbouring data sets."""
+    sampled(case)
     guarantee, rows, sent, unit = built(declared, case)
     one = contributor_of(guarantee, *rows)
     chosen = np.frombuffer(key, np.uint8)[: one.unit_count] > 100
@@ -253,6 +258,7 @@ def test_a_units_vector_depends_on_that_unit_alone_bit_for_bit(declared, case, m
     """Chosen alone among others, it contributes what it contributes where there is nobody else."""
     if moments:
         case[1].update(scaling="standard", bounds={"default": (-1.0, 4.0)})
+    sampled(case)
     guarantee, rows, sent, unit = built(declared, case)
     one = contributor_of(guarantee, *rows)
     alone = contributor_of(guarantee, *(each[rows[2] == unit] for each in rows))
@@ -264,7 +270,7 @@ def test_a_units_vector_depends_on_that_unit_alone_bit_for_bit(declared, case, m
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_vector_is_the_same_among_forty_units_as_alone(declared, kind):
     """Bit for bit at every place of a block, where another shape would take another path through BLAS."""
-    guarantee = setup_of(declared, kind)
+    guarantee = setup_of(declared, kind, training={"sampling_rate": 0.5})
     generator = np.random.default_rng(5)
     groups = np.arange(40)
     rows = (*rows_of(guarantee, groups, generator), groups)
@@ -329,7 +335,7 @@ def test_a_scalar_bias_is_part_of_the_norm(declared, kind, signal):
     assert np.linalg.norm(found) == pytest.approx(1 - MARGIN, rel=1e-6)
 
 
-@pytest.mark.parametrize("places", [1, 2, 5])
+@pytest.mark.parametrize("places", [1, 2, 3])
 def test_a_unit_at_several_sites_gets_its_part_of_the_norm_at_each(declared, places):
     data = {"unit": "person", "sites_per_unit": places, "bounds": {}, "scaling": "none"}
     for clipping in ("flat", "automatic"):
@@ -565,11 +571,6 @@ def test_prepared_blocks_do_not_outlive_the_scaling_they_were_made_with(declared
         fresh = sum_of(guarantee, rows, sent, "gradient")
         assert np.array_equal(whole_sum(kept, "gradient", sent), fresh)
         assert np.array_equal(whole_sum(kept, "gradient", sent), fresh)
-    chosen = np.arange(9) < 4
-    assert np.array_equal(
-        kept.clipped_sum("gradient", sent, chosen),
-        contributor_of(guarantee, *rows).clipped_sum("gradient", sent, chosen),
-    )
 
 
 def altered(sent, name, value):

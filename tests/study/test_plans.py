@@ -272,13 +272,13 @@ class TestStopping:
         return len(driven(guarantee, answer_to)[0])
 
     def test_training_stops_once_the_mean_of_ten_losses_is_below(self, declared):
-        assert self.losses(declared, lambda number: 0.2) == 10
+        assert self.losses(declared, lambda _number: 0.2) == 10
         # at the end of round 14 the last ten are 0.6 (4 times) and 0.1 (6 times): 0.3, not below; a round later 0.25
         assert self.losses(declared, lambda number: 0.6 if number <= 8 else 0.1) == 15
-        assert self.losses(declared, lambda number: 0.31) == 40
+        assert self.losses(declared, lambda _number: 0.31) == 40
 
     def test_it_never_stops_where_no_threshold_is_declared(self, declared):
-        assert self.losses(declared, lambda number: 0.0, stop_below=None) == 40
+        assert self.losses(declared, lambda _number: 0.0, stop_below=None) == 40
 
     def test_the_epsilon_is_that_of_all_declared_rounds_all_the_same(self, declared):
         stopping, going = (
@@ -324,7 +324,7 @@ def test_averaging_steps_along_the_mean_change_of_the_sites_that_answered(declar
     guarantee = Guarantee(declared(training=training, privacy={"max_dropouts": 2}))
     start = flat(guarantee, next(start_plan(guarantee)).parameters)
     change = np.array([0.5, -1.0, 2.0, 0.25, 0.1])
-    _, model = driven(guarantee, lambda ask: Received(total=survivors * change, sites=survivors))
+    _, model = driven(guarantee, lambda _ask: Received(total=survivors * change, sites=survivors))
     assert flat(guarantee, model) == pytest.approx(start + change[:4], rel=1e-12)
 
 

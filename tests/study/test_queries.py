@@ -243,7 +243,12 @@ def test_an_answer_that_no_honest_site_could_send_is_refused(vector, expected, m
 
 def test_refusals_have_fixed_codes_and_say_nothing_of_data():
     """The codes are part of the protocol: what the wire carries is the number and nothing else."""
-    codes = {1001: "MALFORMED", 1002: "NOT_APPROVED", 1003: "NOT_ENOUGH_NOISE", 1004: "TOO_MANY_QUERIES",
-             1005: "OTHER_QUERY_ANSWERED", 1006: "UNAVAILABLE"}  # fmt: skip
+    codes = {
+        1001: "MALFORMED",
+        1002: "NOT_APPROVED",
+        1003: "TOO_MANY_QUERIES",
+        1004: "OTHER_QUERY_ANSWERED",
+        1005: "UNAVAILABLE",
+    }
     assert {int(each): each.name for each in Refusal} == codes
     assert len({each.explanation for each in Refusal}) == len(Refusal)
