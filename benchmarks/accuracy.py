@@ -1,8 +1,8 @@
 """Does distributing cost accuracy? Discreet over ten sites against Opacus on the pooled data, at the same epsilon.
 
 scikit-learn's digits, softmax, delta 1e-5, c = 1. Both sides have the same split (Discreet's keyed hash), the same
-noise multiplier, rounds, learning rate, clipping norm, start and averaging; five seeds, each another split. Differences are
-paired by seed, with Student's 95 % interval. Beside it: one missing site tolerated (D = 1), and `local` noise.
+noise multiplier, rounds, learning rate, clipping norm, start and averaging; five seeds, each another split. Differences
+are paired by seed, with Student's 95 % interval. Beside it: one missing site tolerated (D = 1), and `local` noise.
 
     python benchmarks/accuracy.py [--quick] [--out FILE.md]
 """

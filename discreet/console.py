@@ -28,12 +28,22 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_of_rounds",
+    "results",
+    "say",
 ]
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
 people = Console(stderr=True, highlight=False)
-"""Where everything goes that is for people."""
+"""Progress, notes and errors: what is for people, and not the result that was asked for."""
+
+results = Console(highlight=False)
+"""Results, where no --json is asked for."""
+
+
+def say(text: str) -> None:
+    """A note for people: names in it are printed as they are, and a terminal wraps it."""
+    people.print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -41,7 +51,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def print_table(title: str, rows: Mapping[str, str]) -> None:
+def print_table(title: str, rows: Mapping[str, str], *, to: Console = people) -> None:
     """Names and values."""
     table = Table(
         title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False
@@ -50,7 +60,7 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
-    people.print(table)
+    to.print(table)
 
 
 @contextmanager
@@ -67,7 +77,7 @@ def errors_explained(*, interrupted: str = "") -> Iterator[None]:
     except DiscreetError as error:
         _leave(error, FAILED)
     except KeyboardInterrupt:
-        people.print(f"\nStopped. {escape(interrupted)}".rstrip())
+        say(f"\nStopped. {interrupted}".rstrip())
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read our output has gone: nothing more to say, and nothing to say it to.

@@ -14,7 +14,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from discreet.commands import demo, simulate, study
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="discreet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -46,8 +46,3 @@ def options(
     ] = False,
 ) -> None:
     """Options before any sub-command."""
-
-
-def main() -> None:
-    """Entry point of the `discreet` command."""
-    app()

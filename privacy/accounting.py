@@ -10,8 +10,9 @@ add-or-remove one: the replace-one mode of the library gives the same figures as
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
 from dp_accounting import (
@@ -37,12 +38,18 @@ _LARGEST_EPSILON = 1e4
 _TOLERANCE = 1e-9  # of the exact formula's root finding; added, never taken off
 
 
-def epsilon_of(events: Sequence[SumEvent], delta: float, *, precision: float = EXACT) -> float:
+def epsilon_of(events: Iterable[SumEvent], delta: float, *, precision: float = EXACT) -> float:
     """The least epsilon that the accountant proves at `delta` for all `events` together.
 
     Arguments:
         precision: discretisation of the privacy loss; larger is faster and more pessimistic.
     """
+    return _epsilon(tuple(events), delta, precision)
+
+
+@functools.lru_cache(maxsize=1024)
+def _epsilon(events: tuple[SumEvent, ...], delta: float, precision: float) -> float:
+    """Kept, since every party of a simulation asks the same of its own accountant."""
     if not 0 < delta < 1:
         raise PrivacyError(f"Expected 0 < delta={delta} < 1")
     if not events:

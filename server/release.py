@@ -29,7 +29,7 @@ from study.freezing import to_toml
 from study.guarantee import Guarantee
 from study.models import feature_names
 
-__all__ = ["Release", "summary_of", "write_release"]
+__all__ = ["Release", "is_release", "summary_of", "write_release"]
 
 _FEW_PARAMETERS = 1000
 
@@ -203,6 +203,18 @@ def _manifest(release: Release, directory: Path) -> dict[str, Any]:
         "files": {str(path.relative_to(directory)): _digest(path) for path in files},
         "queries": [kept.to_values() for kept in release.outcome.sums],
     }  # fmt: skip
+
+
+def is_release(directory: Path) -> bool:
+    """Is this a release and nothing more (or empty)? Files that somebody put beside it make it more."""
+    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
+    if not found:
+        return True
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        return found <= {"manifest.json", *manifest["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _digest(path: Path) -> str:

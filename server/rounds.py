@@ -22,7 +22,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from gradients import Parameters
-from privacy.errors import ProtocolError, StudyError
+from privacy.errors import ProtocolError, RoundAbandonedError, StudyError
 from privacy.keystream import Keystream
 from privacy.private_sum import noise, released_sum
 from server.checkpoint import Checkpoint, KeptSum
@@ -126,10 +126,18 @@ class _Run:
             step = ask.round
             try:
                 ask = plan.send(received)
+            except RoundAbandonedError as error:
+                raise RoundAbandonedError(
+                    f"{error.message}: {self._why()}", hint=error.hint
+                ) from error
             except StopIteration as end:
                 self._report(line, step, end.value)
                 return Outcome(parameters=end.value, sums=self._sums, history=self._history)
             self._report(line, step, ask.candidate)
+
+    def _why(self) -> str:
+        """Who did not answer the last query, and why, in words."""
+        return "; ".join(f"{name}: {reason}" for name, reason in self._sums[-1].refusals.items())
 
     def _private_sum(self, ask: Ask) -> Received | None:
         """The noisy sum that the plan asks for; None once every declared query of its function has been used up."""

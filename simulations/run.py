@@ -24,7 +24,7 @@ from client.app import make_client_app
 from client.sources import load, published_bounds
 from client.tables import Records, check_pooled, records_of
 from gradients import Parameters, classification_metrics, regression_metrics
-from privacy.errors import DiscreetError, UserError
+from privacy.errors import DiscreetError, RoundAbandonedError, UserError
 from privacy.keystream import derive_key
 from server.app import make_server_app
 from server.release import Release, write_release
@@ -90,7 +90,11 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
     drops = random_drops(options.drop, simulation_seed=options.seed)
     partial = _work_directory(options)
     options.on_start(federation.declaration)
-    outcome = _run(federation, options, drops, partial / "checkpoint")
+    try:
+        outcome = _run(federation, options, drops, partial / "checkpoint")
+    except RoundAbandonedError:
+        shutil.rmtree(partial, ignore_errors=True)  # the same faults would meet a resumed run
+        raise
     release = Release(
         declaration=federation.declaration, outcome=outcome, seconds=time.monotonic() - began,
         simulation={
@@ -110,6 +114,10 @@ def _work_directory(options: Options) -> Path:
     """`OUT.partial`, emptied unless the run is to be resumed; a directory that is not ours is left alone."""
     partial = options.out.with_name(options.out.name + ".partial")
     if partial.exists():
+        if (partial / "replaced").exists() and not options.out.exists():
+            (partial / "replaced").rename(
+                options.out
+            )  # a run was killed while it put the new one in its place
         strangers = {each.name for each in partial.iterdir()} - {
             "checkpoint",
             "release",

@@ -23,6 +23,9 @@ __all__ = [
 ACTION = "sum"
 """The action of Flower's `query` message that a site's ClientApp answers."""
 
+_NODE_UNAVAILABLE = 5
+"""Flower's error code for a node that does not answer."""
+
 _RECORD, _FIELD = "discreet", "content"
 
 
@@ -59,6 +62,8 @@ def refusal_of(message: Message) -> str | None:
     if not message.has_error():
         return None
     code = message.error.code
+    if code == _NODE_UNAVAILABLE:
+        return "it could not be reached"
     return Refusal(code).explanation if code in set(Refusal) else f"Flower's error {code}"
 
 

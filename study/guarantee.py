@@ -272,7 +272,9 @@ class Guarantee:
         if promised is not None and (found is None or found > promised):
             raise PrivacyError(f"Expected noise for epsilon={promised:g}, found noise for {found}")
         if found is None:
-            raise PrivacyError("Expected noise for some epsilon, found noise for None")
+            raise PrivacyError(
+                "Expected noise that gives some epsilon, found so little that it gives none"
+            )
         for stage in self.stages:
             self.mechanism(
                 stage.function

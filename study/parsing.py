@@ -32,7 +32,10 @@ def read_study(path: Path) -> Study:
             f"There is no file {path}", hint=f"write one with: discreet study init {path}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} cannot be read as a text file: {type(error).__name__}") from error
+        raise StudyError(
+            f"{path} cannot be read as a text file",
+            hint="give a study.toml saved as UTF-8; write one with: discreet study init",
+        ) from error
     return parse_study(text, name=str(path))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from discreet.commands.simulate import refuse_existing, run_and_show
+from discreet.commands.simulate import release_directory, run_and_show
 from discreet.console import errors_explained
 from study.templates import template_study
 
@@ -29,9 +29,11 @@ def demo(
 
     569 real tumours from scikit-learn's copy of the Wisconsin diagnostic data set are spread over five sites. No
     server has to be started and nothing is left running. Ends with the figures and the path of the report.
+
+    Example: discreet demo --out my-demo
     """
     from simulations.run import Options
 
     with errors_explained():
-        refuse_existing(out, force=force)
-        run_and_show(template_study("breast-cancer"), Options(out=out, seed=seed), as_json=json)
+        path = release_directory(out, force=force)
+        run_and_show(template_study("breast-cancer"), Options(out=path, seed=seed), as_json=json)

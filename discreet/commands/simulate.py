@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.parsing import read_study
 
-__all__ = ["run_and_show", "simulate"]
+__all__ = ["release_directory", "run_and_show", "simulate"]
 
 
 def simulate(
@@ -79,10 +80,10 @@ def simulate(
     from simulations.run import Options
 
     with errors_explained(interrupted="Go on with the same command and --resume."):
-        refuse_existing(out, force=force)
+        path = release_directory(out, force=force)
         parsed = read_study(study)
         options = Options(
-            out=out,
+            out=path,
             data=data,
             sites=sites,
             partition=partition,
@@ -94,14 +95,29 @@ def simulate(
         run_and_show(parsed, options, as_json=json)
 
 
-def refuse_existing(out: Path, *, force: bool) -> None:
-    """Raise UserError for an output directory that is there already, unless `force` is given."""
-    if out.exists() and not force:
+def release_directory(out: Path, *, force: bool) -> Path:
+    """The absolute path of a release to be written.
+
+    Raises:
+        UserError: something is there already, and it is not a release that `force` may replace.
+    """
+    from server.release import is_release
+
+    hint = "choose another --out"
+    path = Path(os.path.abspath(out))  # noqa: PTH100  not `resolve`: a link stays the link that was named
+    if path == Path.cwd() or path.parent == path:
+        raise UserError(f"{out} cannot be a release directory", hint=hint)
+    if not os.path.lexists(path):
+        return path
+    if not force:
         raise UserError(f"{out} exists", hint="choose another --out, or replace it with --force")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is not a directory")
-    if out.exists() and any(out.iterdir()) and not (out / "summary.json").exists():
-        raise UserError(f"{out} is not a release directory, so --force does not replace it")
+    if path.is_symlink() or not path.is_dir():
+        raise UserError(f"{out} is not a directory", hint=hint)
+    if not is_release(path):
+        raise UserError(
+            f"{out} holds other files than a release, so --force does not replace it", hint=hint
+        )
+    return path
 
 
 def run_and_show(study: Any, options: Any, *, as_json: bool) -> None:
@@ -176,8 +192,8 @@ def _show_result(summary: dict[str, Any], out: Path) -> None:
         f"{summary['rounds']} of {summary['rounds_declared']}, {summary['rounds_abandoned']} abandoned"
     )
     rows["seconds"] = f"{summary['seconds']:.1f}"
-    rows["report"] = str((out / "report.html").resolve())
+    rows["report"] = str(out / "report.html")
     print_table(f"Result on {summary['metrics_on']}", rows)
     for site, reasons in summary["refusals"].items():
         for reason, count in reasons.items():
-            people.print(f"{site} did not answer {count} queries: {reason}", style="dim")
+            say(f"{site} did not answer {count} queries: {reason}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from discreet.console import errors_explained, people, print_json, print_table
+from discreet.console import errors_explained, print_json, print_table, results, say
 from privacy.errors import UserError
 from study.contract import Study
 from study.parsing import read_study, study_to_values
 from study.templates import TEMPLATES, template_text
+
+if TYPE_CHECKING:
+    from study.guarantee import Guarantee  # the accountant takes a second to import: not for --help
 
 __all__ = ["app"]
 
@@ -47,9 +50,7 @@ def init(
                 f"{file} exists", hint="choose another name, or replace it with --force"
             )
         file.write_text(text, encoding="utf-8")
-        people.print(
-            f"Wrote {file}. Try it: discreet simulate {file} --out results", soft_wrap=True
-        )
+        say(f"Wrote {file}. Try it: discreet simulate {file} --out results")
         if json:
             print_json({"file": str(file), "template": template})
 
@@ -65,32 +66,34 @@ def check(
     """Say whether a study is sound, and if its data are at hand, whether they fit it.
 
     Exit code 0 if so, 2 with one sentence and the fix if not.
+
+    Example: discreet study check study.toml --data records.csv
     """
     with errors_explained():
         study = read_study(file)
         checked = _check_data(study, data)
-        people.print(
-            f"{file} is sound{', and so are its records' if checked else ''}.", soft_wrap=True
-        )
+        say(f"{file} is sound{', and so are its records' if checked else ''}.")
         if json:
             print_json({"study": study.name, "sound": True, "records_checked": checked})
 
 
 @app.command()
 def show(file: File, json: Json = False) -> None:
-    """Show a study with every default filled in, and what it guarantees."""
-    from study.guarantee import Guarantee, declare
+    """Show a study with every default filled in, and what it guarantees.
 
+    What is guaranteed depends on the columns: they are known of a frozen study, or of a built-in data set.
+
+    Example: discreet study show study.toml
+    """
     with errors_explained():
         study = read_study(file)
         values = study_to_values(study)
-        if study.data.source or not isinstance(study.data.features, str):
-            frozen = _frozen(study, None) if isinstance(study.data.features, str) else study
-            guarantee = Guarantee(declare(frozen, sites=study.sites.minimum, nonce="0" * 32))
-            guarantee.check()
+        guarantee = _guarantee(study, None)
+        if guarantee is not None:
             values["guarantee"] = guarantee.to_values() | {"sites": study.sites.minimum}
         if json:
             print_json(values)
+            return
         for section, settings in values.items():
             if isinstance(settings, dict):
                 _print_settings(f"[{section}]", settings)
@@ -107,19 +110,25 @@ def freeze(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write here. Default: over FILE.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
     json: Json = False,
 ) -> None:
     """Write the names, order and bounds of all columns into a study, as real sites need it.
 
     "all" columns is for simulations: sites must agree on names, order and public bounds before they take part.
+
+    Example: discreet study freeze study.toml --data records.csv --out frozen.toml
     """
+    from server.checkpoint import write_whole
     from study.freezing import to_toml
 
     with errors_explained():
         frozen = _frozen(read_study(file), data)
+        if out is not None and out.exists() and not force:
+            raise UserError(f"{out} exists", hint="choose another name, or replace it with --force")
         target = out or file
-        target.write_text(to_toml(frozen), encoding="utf-8")
-        people.print(f"Wrote {target} with {len(frozen.data.features)} columns.", soft_wrap=True)
+        write_whole(target, to_toml(frozen).encode())
+        say(f"Wrote {target} with {len(frozen.data.features)} columns.")
         if json:
             print_json(study_to_values(frozen))
 
@@ -132,11 +141,23 @@ def _frozen(study: Study, data: Path | None) -> Study:
     return frozen(study, list(load(study, data).columns), published)
 
 
+def _guarantee(study: Study, data: Path | None) -> Guarantee | None:
+    """What the study guarantees with the least number of sites; None while its columns are not known."""
+    from study.guarantee import Guarantee, declare
+
+    if isinstance(study.data.features, str):
+        if data is None and study.data.source is None:
+            return None
+        study = _frozen(study, data)
+    return Guarantee(declare(study, sites=study.sites.minimum, nonce="0" * 32))
+
+
 def _check_data(study: Study, data: Path | None) -> bool:
-    """Check the records, if a file is given or the study names a built-in set; were there any?"""
+    """Check the guarantee, and the records if there are any: a file, or a built-in set; were there any?"""
     from client.sources import load
     from client.tables import check_pooled, records_of
 
+    _guarantee(study, data)
     if data is None and study.data.source is None:
         return False
     frozen = _frozen(study, data)
@@ -145,10 +166,9 @@ def _check_data(study: Study, data: Path | None) -> bool:
 
 
 def _print_settings(title: str, settings: dict[str, Any]) -> None:
-    print_table(
-        title, {name: _in_words(value) for name, value in settings.items() if name != "queries"}
-    )
-    people.print()
+    rows = {name: _in_words(value) for name, value in settings.items() if name != "queries"}
+    print_table(title, rows, to=results)
+    results.print()
 
 
 def _in_words(value: Any) -> str:

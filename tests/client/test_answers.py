@@ -310,10 +310,7 @@ class TestRefusals:
         site.answer(query_of(one))
 
     def test_approving_twice_gives_no_second_budget(self):
-        one, site = (
-            declaration_of(training={"rounds": 1}),
-            Site("site", entropy=reproducible("site")),
-        )
+        one, site = declaration_of(training={"rounds": 1}), Site("site")
         site.approve(one, records_of())
         first = site.answer(query_of(one))
         site.approve(one, records_of())
