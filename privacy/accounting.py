@@ -35,6 +35,7 @@ QUICK = 1e-3
 """Discretisation of privacy losses: truth to about 1e-4, and a tenth of the time."""
 
 _LARGEST_EPSILON = 1e4
+_LEAST_NOISE = 0.1
 _TOLERANCE = 1e-9  # of the exact formula's root finding; added, never taken off
 
 
@@ -61,6 +62,8 @@ def _epsilon(events: tuple[SumEvent, ...], delta: float, precision: float) -> fl
         )  # epsilon would be in the thousands: no bound worth a name, nor one that fits in memory
     if all(event.sampling_rate == 1 for event in events):
         return float(get_epsilon_gaussian(1 / mu, delta)) + _TOLERANCE
+    if min(event.noise_multiplier for event in events) < _LEAST_NOISE:
+        return math.inf  # no epsilon worth a name, and minutes of work to say which
     accountant = PLDAccountant(
         NeighboringRelation.ADD_OR_REMOVE_ONE,
         value_discretization_interval=_interval(events, precision),

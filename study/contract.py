@@ -281,7 +281,7 @@ class Privacy:
         "The privacy budget of the whole study; or give noise_multiplier: exactly one of the two.",
         default=None,
         above=0,
-        at_most=40,
+        at_most=1000,
     )
     noise_multiplier: float | None = setting(
         "Standard deviation of the noise over the sensitivity of one sum.",

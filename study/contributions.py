@@ -203,7 +203,8 @@ class Contributor:
                 self._kept = (key, self._made_blocks(stage, sent, self._units, 0))
             return self._kept[1]
         # A sample is padded to the public capacity: how long the work takes does not tell how many were drawn.
-        capacity = math.ceil(stage.capacity / stage.block_units)
+        # So this asks for the declared rate first: at rate 1 nothing is drawn (some are left out by audits alone).
+        capacity = math.ceil(stage.capacity / stage.block_units) if stage.sampling_rate < 1 else 0
         return self._made_blocks(stage, sent, self._units.only(chosen), capacity)
 
     def _made_blocks(self, stage: Stage, sent: Arrays, units: Units, minimum: int) -> list[Block]:

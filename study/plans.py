@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradients import Model, Optimizer, Parameters, make_optimizer
-from privacy.errors import RoundAbandonedError
+from privacy.errors import DiscreetError, RoundAbandonedError
 from study.contract import Study
 from study.contributions import SCALING_NAMES, loss_of_signal
 from study.guarantee import Guarantee, Stage
@@ -83,9 +83,9 @@ def _train(guarantee: Guarantee) -> Plan:
     state, average = optimizer.start(model.size), _LastHalf(study)
     losses: list[float | None] = []
     for number in range(1, study.training.rounds + 1):
-        candidate = model.unflatten(average.or_else(vector)) | scaling
+        candidate = model.unflatten(average.or_else(vector)) | _copied(scaling)
         received = yield Ask(
-            function=stage.function, round=number, parameters=model.unflatten(vector) | scaling,
+            function=stage.function, round=number, parameters=model.unflatten(vector) | _copied(scaling),
             candidate=candidate,
         )  # fmt: skip
         if received is None:
@@ -95,12 +95,19 @@ def _train(guarantee: Guarantee) -> Plan:
             )
         mean = received.total / _expected_units(guarantee, stage, received.sites)
         gradient = mean[: model.size] if stage.function == "gradient" else -mean[: model.size]
+        if not np.isfinite(gradient).all():
+            raise DiscreetError("Training has left all bounds", hint="lower training.learning_rate")
         vector, state = optimizer.step(vector, gradient, state)
         average.add(number, vector)
         losses.append(training_loss(guarantee, stage.function, received))
         if _may_stop(study, losses):
             break
     return model.unflatten(average.or_else(vector)) | scaling
+
+
+def _copied(arrays: Parameters) -> Parameters:
+    """What is given away may be written to."""
+    return {name: value.copy() for name, value in arrays.items()}
 
 
 def _learn_scaling(guarantee: Guarantee) -> Generator[Ask, Received | None, Parameters]:
@@ -117,6 +124,9 @@ def _learn_scaling(guarantee: Guarantee) -> Generator[Ask, Received | None, Para
             float(received.total[0]), received.total[1 : 1 + features], received.total[1 + features :],
             _expected_units(guarantee, stage, received.sites),
         )  # fmt: skip
+    mean.flags.writeable = deviation.flags.writeable = (
+        False  # they are sent, and released, as they are
+    )
     return dict(zip(SCALING_NAMES, (mean, deviation), strict=True))
 
 

@@ -214,7 +214,7 @@ def test_the_wheel_states_its_license_and_command(wheel):
             each.rpartition("/")[2]: each for each in archive.namelist() if ".dist-info/" in each
         }
         assert b"Apache License" in archive.read(names["LICENSE"])
-        assert b"discreet = discreet.main:main" in archive.read(names["entry_points.txt"])
+        assert b"discreet = discreet.__main__:main" in archive.read(names["entry_points.txt"])
         metadata = archive.read(names["METADATA"]).decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert metadata.partition("\n\n")[2].strip(), "README.md is the description"

@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from discreet.console import errors_explained, people, print_json, print_table, progress_of_rounds
+from discreet.console import (
+    errors_explained,
+    people,
+    print_json,
+    print_table,
+    progress_of_rounds,
+    say,
+)
 from privacy.errors import UserError
 from study.declaration import Declaration
 from study.guarantee import Guarantee

@@ -250,12 +250,18 @@ def test_an_existing_out_is_refused_and_left_as_it_is(simulated, place, kind):
 def test_force_replaces_a_release(simulated, place):
     simulated()
     before = load_file(place / "out" / "sums.safetensors")
-    (place / "out" / "note.txt").write_text("an addition")
     assert simulated("--seed", 2, "--force").exit_code == 0
     after = load_file(place / "out" / "sums.safetensors")
-    assert not (place / "out" / "note.txt").exists()
     assert any((before[name] != after[name]).any() for name in before)
     assert {each.name for each in place.iterdir()} == {"study.toml", "data.csv", "out"}
+
+
+def test_force_does_not_take_what_somebody_put_beside_a_release(simulated, place):
+    simulated()
+    (place / "out" / "note.txt").write_text("an addition")
+    before = files_of(place)
+    assert simulated("--seed", 2, "--force").exit_code == 2
+    assert files_of(place) == before
 
 
 def test_force_takes_an_empty_directory(simulated, place):
@@ -275,7 +281,9 @@ def test_force_replaces_nothing_but_a_release(simulated, place, kind):
     before = files_of(place)
     result = simulated("--force")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert re.match(r"Error: out is not a (release )?directory", result.stderr)
+    assert re.match(
+        r"Error: out (is not a directory|holds other files than a release)", result.stderr
+    )
     assert files_of(place) == before
 
 

@@ -157,7 +157,7 @@ def test_a_dropout_within_the_tolerance_leaves_the_sum_of_the_survivors(make_fed
     assert kept.total.tolist() == expected.tolist()
     assert [len(each.survivors) for each in outcome.sums] == [4, 3, 4]
     assert [line["missing"] for line in outcome.history] == [[], ["site-2"], []]
-    assert outcome.refusals == {"site-2": {"Flower's error 5": 1}}
+    assert outcome.refusals == {"site-2": {"it could not be reached": 1}}
 
 
 def test_too_few_survivors_abandon_the_query_and_a_spare_is_asked_with_a_new_index(make_federation):

@@ -137,7 +137,7 @@ def test_sending_and_receiving_is_pushing_and_pulling(grid):
 def test_a_node_that_is_not_there_answers_with_flowers_error(grid, seen, node):
     (reply,) = grid.send_and_receive([query(content(n=1), node)])
     assert reply.error.code == NODE_UNAVAILABLE == 5
-    assert refusal_of(reply) == "Flower's error 5"
+    assert refusal_of(reply) == "it could not be reached"
     assert seen == []
 
 
