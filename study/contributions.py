@@ -196,9 +196,7 @@ class Contributor:
 
     def _blocks(self, stage: Stage, sent: Arrays, chosen: npt.NDArray[np.bool_]) -> list[Block]:
         key = tuple(np.asarray(sent[name]).tobytes() for name in SCALING_NAMES if name in sent)
-        if (
-            stage.sampling_rate == 1
-        ):  # never a question of who was drawn: that would tell by the time it takes
+        if stage.sampling_rate == 1 and chosen.all():
             if self._kept is None or self._kept[0] != key:
                 self._kept = (key, self._made_blocks(stage, sent, self._units, 0))
             return self._kept[1]

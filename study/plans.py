@@ -124,9 +124,6 @@ def _learn_scaling(guarantee: Guarantee) -> Generator[Ask, Received | None, Para
             float(received.total[0]), received.total[1 : 1 + features], received.total[1 + features :],
             _expected_units(guarantee, stage, received.sites),
         )  # fmt: skip
-    mean.flags.writeable = deviation.flags.writeable = (
-        False  # they are sent, and released, as they are
-    )
     return dict(zip(SCALING_NAMES, (mean, deviation), strict=True))
 
 
