@@ -28,7 +28,15 @@ from study.contract import Bounds, Study
 from study.models import feature_names
 from study.split import record_identities, train_mask, unit_identity
 
-__all__ = ["Records", "Table", "check_pooled", "check_site", "read_table", "records_of"]
+__all__ = [
+    "Records",
+    "Table",
+    "check_pooled",
+    "check_site",
+    "read_table",
+    "records_of",
+    "require_bounds",
+]
 
 Column = npt.NDArray[np.object_] | npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float64]
@@ -243,7 +251,8 @@ def _checked_header(path: Path, cells: list[str]) -> list[str]:
     header = [each.strip() for each in cells]
     if len(header) == 1 and any(each in header[0] for each in ";\t"):
         raise DataError(
-            f"{path}: the cells are separated by semicolons or tabs", hint="save it with commas"
+            f"{path}: the cells are separated by semicolons or tabs",
+            hint="save it with commas between cells and points in numbers",
         )
     if "" in header:
         raise DataError(
@@ -378,7 +387,11 @@ def records_of(table: Table, study: Study) -> Records:
     """
     data, names = study.data, feature_names(study)
     _require_columns(table, study, names)
-    _require_bounds(table, study, names)
+    for each in names:
+        table.numbers(
+            each
+        )  # text first: a column of names needs no bounds, it needs to be left out
+    require_bounds(study, table.name)
     features = np.stack([_feature(table, study, each) for each in names], axis=1)
     labels = _classes(table, study) if data.task == "classification" else _numbers(table, study)
     if data.unit is None:
@@ -404,14 +417,17 @@ def _require_columns(table: Table, study: Study, features: Sequence[str]) -> Non
             )
 
 
-def _require_bounds(table: Table, study: Study, features: Sequence[str]) -> None:
-    """Without public bounds nothing can be scaled without looking at the data, which would cost privacy."""
+def require_bounds(study: Study, name: str) -> None:
+    """Raise DataError where a feature of a frozen study lacks public bounds; `name` is how the table is called.
+
+    Without them nothing can be scaled without looking at the data, which would cost privacy.
+    """
     if study.privacy.trust == "unsafe" and study.data.scaled == "none":
         return
-    missing = [each for each in features if study.data.bounds_of(each) is None]
+    missing = [each for each in feature_names(study) if study.data.bounds_of(each) is None]
     if missing:
         raise DataError(
-            f"{table.name}: the study gives no public bounds for {_listed(missing)}",
+            f"{name}: the study gives no public bounds for {_listed(missing)}",
             hint=f'under [data.bounds] add "{missing[0]}" = [low, high], or default = [low, high] for all',
         )
 

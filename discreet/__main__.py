@@ -6,6 +6,7 @@ Importing what the commands need takes a second or two, in which Ctrl-C should e
 from __future__ import annotations
 
 import signal
+import sys
 
 __all__ = ["main"]
 
@@ -16,7 +17,11 @@ def main() -> None:
     from discreet.main import app
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    app()
+    try:
+        app()
+    except OSError as error:  # of the output itself: a full disk, a closed pipe
+        sys.stderr.write(f"Error: the output could not be written: {error.strerror}\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

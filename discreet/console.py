@@ -84,8 +84,9 @@ def errors_explained(*, interrupted: str = "") -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from None
     except OSError as error:
-        name = f" {error.filename}" if error.filename else ""
-        _leave(DiscreetError(f"{error.strerror or type(error).__name__}:{name}"), FAILED)
+        where = f": {error.filename}" if error.filename else ""
+        said = (error.strerror or "the system refused to read or write") + where
+        _leave(DiscreetError(said, hint="choose a place that can be written to, with room"), FAILED)
 
 
 def _leave(error: DiscreetError, code: int) -> NoReturn:

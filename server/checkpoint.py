@@ -111,6 +111,9 @@ def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[An
 
 def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file so that after a crash there is all of it or nothing; `durable`: and it is on the disk."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file", hint="choose another name")
+    path = path.resolve()  # a link stays a link
     temporary = path.with_name(path.name + ".new")
     with temporary.open("wb") as file:
         file.write(content)

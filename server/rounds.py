@@ -140,7 +140,7 @@ class _Run:
         return "; ".join(f"{name}: {reason}" for name, reason in self._sums[-1].refusals.items())
 
     def _private_sum(self, ask: Ask) -> Received | None:
-        """The noisy sum that the plan asks for; None once every declared query of its function has been used up."""
+        """The noisy sum that the plan asks for; None if its query was abandoned and no spare is left."""
         while self._asked[ask.function] < self._guarantee.stage(ask.function).count:
             self._asked[ask.function] += 1
             earlier = next(self._earlier, None)
@@ -152,7 +152,15 @@ class _Run:
                     total=self._released(kept.function, kept.total), sites=len(kept.survivors)
                 )
             self._job.on_round(self._history[-1])
+            if not self._spares_left(ask.function):
+                break
         return None
+
+    def _spares_left(self, function: str) -> bool:
+        """May one more query of this function be abandoned, or asked again? Each that was has taken a spare."""
+        spares = self._guarantee.study.training.spare_rounds if function != "moments" else 0
+        abandoned = sum(kept.total is None for kept in self._sums if kept.function == function)
+        return abandoned <= spares
 
     def _trip(self, ask: Ask) -> KeptSum:
         """One query to every site, and the sum of what came back in time."""

@@ -8,6 +8,7 @@ and are named so.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from server.rounds import Job, Outcome
 from simulations.faults import random_drops
 from simulations.grid import InProcessGrid
 from simulations.partitions import parse_partition, split_units
+from simulations.workplace import workplace
 from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
 from study.declaration import Declaration
@@ -88,48 +90,26 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
     began = time.monotonic()
     federation = _prepare(study, options)
     drops = random_drops(options.drop, simulation_seed=options.seed)
-    partial = _work_directory(options)
-    options.on_start(federation.declaration)
-    try:
-        outcome = _run(federation, options, drops, partial / "checkpoint")
-    except RoundAbandonedError:
-        shutil.rmtree(partial, ignore_errors=True)  # the same faults would meet a resumed run
-        raise
-    release = Release(
-        declaration=federation.declaration, outcome=outcome, seconds=time.monotonic() - began,
-        simulation={
-            "records": federation.records.count, "metrics": federation.metrics(outcome.parameters),
-            "metrics_on": federation.metrics_on, "site_records": federation.site_records(),
-        },
-    )  # fmt: skip
-    summary = write_release(release, partial / "release")
-    if options.out.exists():  # what --force replaces goes only now
-        options.out.rename(partial / "replaced")
-    (partial / "release").rename(options.out)
-    shutil.rmtree(partial)
-    return summary
-
-
-def _work_directory(options: Options) -> Path:
-    """`OUT.partial`, emptied unless the run is to be resumed; a directory that is not ours is left alone."""
-    partial = options.out.with_name(options.out.name + ".partial")
-    if partial.exists():
-        if (partial / "replaced").exists() and not options.out.exists():
-            (partial / "replaced").rename(
-                options.out
-            )  # a run was killed while it put the new one in its place
-        strangers = {each.name for each in partial.iterdir()} - {
-            "checkpoint",
-            "release",
-            "replaced",
-        }
-        if strangers:
-            raise UserError(
-                f"{partial} is in the way, and not of an interrupted run",
-                hint="move it, or choose another --out",
-            )
-        shutil.rmtree(partial / "release" if options.resume else partial, ignore_errors=True)
-    return partial
+    with workplace(options.out, federation.identity(options), resume=options.resume) as place:
+        options.on_start(federation.declaration)
+        try:
+            outcome = _run(federation, options, drops, place / "checkpoint")
+        except RoundAbandonedError:
+            if not options.resume:
+                shutil.rmtree(place)  # the same faults would meet a resumed run
+            raise
+        release = Release(
+            declaration=federation.declaration,
+            outcome=outcome,
+            seconds=time.monotonic() - began,
+            simulation={
+                "records": federation.records.count,
+                "metrics": federation.metrics(outcome.parameters),
+                "metrics_on": federation.metrics_on,
+                "site_records": federation.site_records(),
+            },
+        )
+        return write_release(release, place / "release")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +130,16 @@ class _Federation:
     def metrics_on(self) -> str:
         part = "test" if self.study.data.test_fraction else "training"
         return f"pooled {part} rows (simulation)"
+
+    def identity(self, options: Options) -> dict[str, Any]:
+        """What an interrupted run must have in common with the one that goes on from its checkpoint."""
+        data = hashlib.sha256()
+        for array in (self.records.features, self.records.labels, self.records.units):
+            data.update(array.tobytes())
+        return {
+            "data": data.hexdigest(), "partition": options.partition, "drop": options.drop, "seed": options.seed,
+            "sites": self.declaration.sites, "study": self.declaration.hash,
+        }  # fmt: skip
 
     def names(self) -> dict[int, str]:
         """Site names by Flower node id; 1 is the server's."""

@@ -332,7 +332,7 @@ class Sites:
     """Who takes part."""
 
     minimum: int = setting(
-        "The smallest number of sites; more than max_colluding + 2 max_dropouts.",
+        "The smallest number of sites; more than max_colluding + 2 max_dropouts, with trust aggregate or server.",
         default=2,
         at_least=1,
         at_most=128,
@@ -435,6 +435,16 @@ class Study:
             '"bounds" or "standard" where bounds are given',
             data.scaled,
         )
+        units = (
+            self.sites.minimum if self.training.algorithm == "dp-fedavg" else data.expected_records
+        )
+        if self.privacy.delta * units >= 1:
+            raise ImpossibleSettingError(
+                "privacy.delta",
+                expected=f"less than 1 / {units}, the number of units",
+                actual=self.privacy.delta,
+                hint="publishing one unit outright has such a delta: take a tenth of that bound at most",
+            )
         smallest = self.privacy.max_colluding + 2 * self.privacy.max_dropouts + 1
         if self.privacy.trust != "local" and self.sites.minimum < smallest:
             raise ImpossibleSettingError(

@@ -282,7 +282,7 @@ class Guarantee:
         if self._unlikely() * (1 + math.exp(found)) > _FOR_UNLIKELY * self.study.privacy.delta:
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",
-                hint="ask for more privacy: an epsilon above 40 promises next to nothing",
+                hint="an epsilon above 40, or a delta below 1e-20, is beyond what the argument covers",
             )
 
     def _unlikely(self) -> float:

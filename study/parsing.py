@@ -26,7 +26,7 @@ SECTIONS: Mapping[str, type] = {
 def read_study(path: Path) -> Study:
     """Read a study from a file. Raises StudyError naming file and line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise StudyError(
             f"There is no file {path}", hint=f"write one with: discreet study init {path}"
@@ -44,7 +44,10 @@ def parse_study(text: str, *, name: str = "study.toml") -> Study:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{name} is not TOML: {error}") from error
+        raise StudyError(
+            f"{name} is not TOML: {error}",
+            hint="look for a missing quote or bracket, a decimal comma, or a key that is given twice",
+        ) from error
     try:
         return study_from_values(document)
     except ImpossibleSettingError as error:

@@ -27,8 +27,9 @@ def demo(
 ) -> None:
     """Watch five simulated hospitals train a breast-cancer model under differential privacy.
 
-    569 real tumours from scikit-learn's copy of the Wisconsin diagnostic data set are spread over five sites. No
-    server has to be started and nothing is left running. Ends with the figures and the path of the report.
+    569 real tumours, from scikit-learn's copy of the Wisconsin diagnostic data set, are spread over five sites.
+
+    No server has to be started and nothing is left running. Ends with the figures and the path of the report.
 
     Example: discreet demo --out my-demo
     """

@@ -82,7 +82,7 @@ def simulate(
 
     Writes a release directory: report.html (open it first), model.safetensors, summary.json, privacy.json and more.
 
-    Example: discreet simulate examples/breast-cancer.toml --out results --sites 5 --partition dirichlet:0.5
+    Example: discreet simulate study.toml --out results --sites 5 --partition dirichlet:0.5
     """
     from simulations.run import Options
 

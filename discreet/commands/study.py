@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,11 +120,15 @@ def freeze(
 
     Example: discreet study freeze study.toml --data records.csv --out frozen.toml
     """
+    from client.tables import require_bounds
     from server.checkpoint import write_whole
     from study.freezing import to_toml
 
     with errors_explained():
         frozen = _frozen(read_study(file), data)
+        if data is not None:
+            frozen = replace(frozen, data=replace(frozen.data, source=None))
+        require_bounds(frozen, str(data or file))
         if out is not None and out.exists() and not force:
             raise UserError(f"{out} exists", hint="choose another name, or replace it with --force")
         target = out or file

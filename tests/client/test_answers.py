@@ -396,7 +396,7 @@ class TestRefusals:
             {"training": {"rounds": 10**6, "spare_rounds": 10**6}}, {"training": {"learning_rate": 1e308}},
             {"training": {"sampling_rate": 5e-324}}, {"data": STANDARD, "training": {"sampling_rate": 1e-200}},
             {"model": {"kind": "mlp", "hidden": (65_536, 65_536)}}, {"model": {"kind": "cnn"}},
-            {"data": {"expected_records": 10**9}}, {"data": {"unit": "person", "sites_per_unit": 3}},
+            {"data": {"expected_records": 10**9}, "privacy": {"delta": 1e-10}}, {"data": {"unit": "person", "sites_per_unit": 3}},
             {"data": {"bounds": {"default": (-1e299, 1e299)}}},
         ],
         ids=str,

@@ -382,13 +382,22 @@ def test_a_resumed_run_asks_its_sites_only_what_is_left(out, monkeypatch):
     assert len(told) == 5  # so that the progress bar is right
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"sites": 3}, {"trust": "aggregate"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 2},
+        {"sites": 3},
+        {"trust": "aggregate"},
+        {"drop": 0.1},
+        {"partition": "quantity:1"},
+    ],
+)
 def test_another_run_cannot_be_resumed_from_a_checkpoint(out, change):
     with pytest.raises(KeyboardInterrupt):
         simulate(few(), Options(out=out, on_round=interrupt_after(2)))
     partial = out.with_name("out.partial") / "checkpoint"
     before = {each.name: each.read_bytes() for each in partial.iterdir()}
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="The interrupted run had another"):
         simulate(few(), Options(out=out, resume=True, **change))
     assert {each.name: each.read_bytes() for each in partial.iterdir()} == before
 
@@ -471,3 +480,27 @@ def test_a_mistake_does_not_throw_away_the_checkpoint_of_an_interrupted_run(out,
     with pytest.raises(UserError, match="xpected"):
         simulate(few(), Options(out=out, **options))
     assert len(list((out.parent / "out.partial" / "checkpoint").glob("*.sum"))) == 2
+
+
+def test_two_runs_never_work_in_one_place(out):
+    """The second is refused while the first is at work, and disturbs nothing."""
+    refused = []
+
+    def second(_line):
+        if not refused:
+            with pytest.raises(UserError, match="Another run is writing to") as error:
+                simulate(few(), Options(out=out, resume=True))
+            refused.append(error.value.hint)
+
+    simulate(few(), Options(out=out, on_round=second))
+    assert refused
+    assert names_in(out.parent) == ["out"]
+
+
+def test_a_resumed_run_that_fails_keeps_the_checkpoint_it_was_given(out):
+    study = few("breast-cancer", rounds=12)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(study, Options(out=out, drop=0.03, seed=5, on_round=interrupt_after(1)))
+    with pytest.raises(RoundAbandonedError, match="could not be reached"):
+        simulate(study, Options(out=out, drop=0.03, seed=5, resume=True))
+    assert list(out.with_name("out.partial").glob("checkpoint/*.sum"))

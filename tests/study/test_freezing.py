@@ -117,7 +117,7 @@ def test_a_written_study_is_the_same_study_when_it_is_read(names, purpose, draw)
             learning_rate=draw.draw(st.just("auto") | st.floats(1e-300, 1e300)),
             signal=draw.draw(st.booleans()),
         ),
-        privacy=Privacy(epsilon=draw.draw(st.integers(1, 9) | st.floats(1e-9, 1000))),
+        privacy=Privacy(epsilon=draw.draw(st.integers(1, 9) | st.floats(1e-9, 1000)), delta=1e-10),
         sites=Sites(minimum=draw.draw(st.integers(1, 128))),
     )
     read = parse_study(to_toml(study))

@@ -377,7 +377,9 @@ def test_the_capacity_of_a_sample_is_public_and_below_that_of_a_site(make_study,
     part = Guarantee(declared(data=data, training={"sampling_rate": 0.1})).stage("gradient")
     assert whole.capacity == 2500  # five quarters, unless the study says how many
     assert 200 < part.capacity < 600
-    most = make_study(data={"expected_records": 10**9})
+    most = make_study(
+        data={"expected_records": 10**9}, privacy={"noise_multiplier": 3.0, "delta": 1e-10}
+    )
     Guarantee(declared(most)).check()
     assert Guarantee(declared(most)).stage("gradient").capacity == 2**20  # more is not argued for
     small = make_study(data=data, sites={"maximum_records": 500})

@@ -51,6 +51,7 @@ def test_a_study_is_read_with_every_default():
     [
         ("epsilon = 3.0", "epsilon = 0", r"line 18: privacy.epsilon: expected a number above 0 .*found 0"),
         ("epsilon = 3.0", "epsilon = 3\ndelta = 1", r"line 19: privacy.delta: expected a number above 0 and below 1, found 1"),
+        ("epsilon = 3.0", "epsilon = 3\ndelta = 0.01", r"line 19: privacy.delta: expected less than 1 / 426, .*found 0.01"),
         ("epsilon = 3.0", "epsilon = 3\nnoise_multiplier = 1", r"line 16: privacy: expected exactly one of"),
         ("epsilon = 3.0", "", r"privacy: expected exactly one of epsilon and noise_multiplier, found nothing"),
         ("max_dropouts = 1", "max_dropouts = 2", r"line 21: sites.minimum: expected at least 6, .*found 4"),

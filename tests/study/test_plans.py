@@ -333,7 +333,9 @@ class TestAutomaticLearningRate:
         data = {"expected_records": records}
         if regression:
             data |= {"task": "regression", "classes": (), "label_bounds": (0.0, 1.0)}
-        privacy = {"trust": trust} | ({"noise_multiplier": None} if trust == "unsafe" else {})
+        privacy = {"trust": trust, "delta": 1e-9} | (
+            {"noise_multiplier": None} if trust == "unsafe" else {}
+        )
         guarantee = Guarantee(
             declared(
                 data=data, model={"kind": "linear"} if regression else {}, training={"rounds": rounds} | more,
@@ -359,8 +361,11 @@ class TestAutomaticLearningRate:
             3 * math.sqrt(3), rel=1e-2
         )
 
-    def test_without_noise_it_is_the_least(self, declared):
-        assert self.rate(declared, trust="unsafe")[0] == 0.04
+    def test_without_noise_it_is_between_its_limits(self, declared):
+        assert self.rate(declared, trust="unsafe")[0] == pytest.approx(0.2)
+        assert self.rate(declared, trust="unsafe", regression=True)[0] == pytest.approx(
+            math.sqrt(0.0008)
+        )
 
     def test_a_given_rate_is_taken_as_it_is(self, declared):
         assert self.rate(declared, learning_rate=7)[0] == 7.0

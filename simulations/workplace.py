@@ -1,0 +1,83 @@
+"""`OUT.partial`: where a run works until its release is whole, and what an interruption leaves behind.
+
+One run at a time works there, and one run alone goes on from a checkpoint: the one with the same options and records.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from privacy.errors import UserError
+
+__all__ = ["workplace"]
+
+_LOCK, _OPTIONS, _REPLACED = "lock", "options.json", "replaced"
+_OURS = {_LOCK, _OPTIONS, _REPLACED, "checkpoint", "release"}
+
+
+@contextmanager
+def workplace(out: Path, identity: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
+    """The directory to work in, locked; after the block its `release` has become `out` and it is gone.
+
+    After an exception it stays as it is, for `--resume`.
+
+    Arguments:
+        identity: plain values that make a run this run and no other.
+    Raises:
+        UserError: another run is at work there, it is not ours, or what is to be resumed is another run.
+    """
+    place = out.with_name(out.name + ".partial")
+    _refuse_strangers(place)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another run is writing to {out}", hint="wait for it, or choose another --out"
+            ) from None
+        _restore(place, out)
+        _prepare(place, identity, resume=resume)
+        yield place
+        if out.exists():  # what --force replaces goes only now
+            out.rename(place / _REPLACED)
+        (place / "release").rename(out)
+        shutil.rmtree(place)
+
+
+def _refuse_strangers(place: Path) -> None:
+    if place.exists() and (not place.is_dir() or {each.name for each in place.iterdir()} - _OURS):
+        raise UserError(
+            f"{place} is in the way, and not of an interrupted run",
+            hint="move it, or choose another --out",
+        )
+
+
+def _restore(place: Path, out: Path) -> None:
+    """Put back a release whose replacement was killed half-way."""
+    if (place / _REPLACED).exists() and not out.exists():
+        (place / _REPLACED).rename(out)
+
+
+def _prepare(place: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
+    """Keep the checkpoint of this very run, or clear what is left of another."""
+    options = place / _OPTIONS
+    if resume and options.exists():
+        earlier = json.loads(options.read_text(encoding="utf-8"))
+        changed = [name for name in identity if earlier.get(name) != identity[name]]
+        if changed:
+            raise UserError(
+                f"The interrupted run had another {' and '.join(changed)}",
+                hint="resume with the same study, data and options, or leave --resume out to start anew",
+            )
+        shutil.rmtree(place / "release", ignore_errors=True)
+        return
+    for name in ("checkpoint", "release", _REPLACED):
+        shutil.rmtree(place / name, ignore_errors=True)
+    options.write_text(json.dumps(identity), encoding="utf-8")
