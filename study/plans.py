@@ -174,7 +174,7 @@ def learning_rate_of(guarantee: Guarantee, size: int) -> float:
         factor, least, most = (0.0025, 0.008, 0.1)
     mechanism = guarantee.mechanism(guarantee.stages[-1].function)
     if mechanism is None:
-        return math.sqrt(least * most)  # no noise to weigh the step against
+        return 2.5 * least  # no noise to weigh the step against
     everybody = 1 if guarantee.study.privacy.trust == "server" else guarantee.tolerance.sites
     steps = training.rounds * training.sampling_rate**2
     mu = math.sqrt(steps) / mechanism.noise_multiplier_of(everybody)

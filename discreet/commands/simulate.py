@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -161,8 +162,9 @@ def _headline(guarantee: Guarantee) -> str:
 def _shown_round(
     started: list[Guarantee], show: Callable[[int, str], None]
 ) -> Callable[[dict[str, Any]], None]:
-    """Round, epsilon and loss beside the bar; epsilon is computed at fifty points at most."""
+    """Round, epsilon and loss (the mean of the last ten, where noisy); epsilon is computed at fifty points at most."""
     costs: dict[int, float | None] = {}
+    losses: deque[float] = deque(maxlen=10)  # one alone is mostly noise
 
     def on_round(line: dict[str, Any]) -> None:
         guarantee, number = started[0], line["round"]
@@ -174,7 +176,9 @@ def _shown_round(
         if number and costs[point] is not None:
             said.append(f"ε {costs[point]:.2f}")
         if line["loss"] is not None:
-            said.append(f"loss {line['loss']:.3f}")
+            losses.append(line["loss"])
+            recent = list(losses)[-1:] if guarantee.epsilon is None else losses
+            said.append(f"loss {sum(recent) / len(recent):.3f}")
         if line["missing"]:
             said.append(f"missing {len(line['missing'])}")
         show(number, "  ".join(said))

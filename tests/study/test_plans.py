@@ -362,10 +362,8 @@ class TestAutomaticLearningRate:
         )
 
     def test_without_noise_it_is_between_its_limits(self, declared):
-        assert self.rate(declared, trust="unsafe")[0] == pytest.approx(0.2)
-        assert self.rate(declared, trust="unsafe", regression=True)[0] == pytest.approx(
-            math.sqrt(0.0008)
-        )
+        assert self.rate(declared, trust="unsafe")[0] == pytest.approx(0.1)
+        assert self.rate(declared, trust="unsafe", regression=True)[0] == pytest.approx(0.02)
 
     def test_a_given_rate_is_taken_as_it_is(self, declared):
         assert self.rate(declared, learning_rate=7)[0] == 7.0
