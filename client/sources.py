@@ -18,8 +18,9 @@ import numpy.typing as npt
 from client.tables import Table, read_table
 from privacy.errors import DataError, StudyError
 from study.contract import Bounds, Study
+from study.freezing import freeze
 
-__all__ = ["BUILT_IN", "Source", "built_in", "load", "published_bounds"]
+__all__ = ["BUILT_IN", "Source", "built_in", "frozen", "load", "published_bounds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,17 @@ def built_in(name: str) -> Table:
 def published_bounds(name: str) -> dict[str, Bounds]:
     """Return the public range of every feature of a built-in set. Raises DataError if there is none."""
     return dict(_source(name).bounds)
+
+
+def frozen(study: Study, path: Path | None, table: Table, *, without: str = "") -> Study:
+    """The study with the columns of its table, and the bounds that its built-in set publishes; a file publishes none.
+
+    Arguments:
+        without: a column that is no feature, whatever the study says of "all".
+    """
+    source = study.data.source if path is None else None
+    columns = [name for name in table.columns if name != without]
+    return freeze(study, columns, published_bounds(source) if source else {})
 
 
 def load(study: Study, path: Path | None) -> Table:

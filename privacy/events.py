@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,3 @@ class SumEvent:
             sampling_rate=values["sampling_rate"],
             count=values["count"],
         )
-
-
-def total_count(events: Iterable[SumEvent]) -> int:
-    """Number of sums in all."""
-    return sum(event.count for event in events)

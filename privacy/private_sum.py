@@ -89,11 +89,6 @@ class SumMechanism:
         """Largest magnitude of one coordinate of one site's rounded sum: n of them and their noise fit the ring."""
         return _clamp(self.bits, self.sites, self.deviation)
 
-    @property
-    def error_deviation(self) -> float:
-        """Standard deviation of one share of noise in the vector's unit, the dither's 1/12 included."""
-        return math.sqrt(self.deviation.variance + 1 / 12) / self.scale
-
     def noise_multiplier_of(self, shares: int) -> float:
         """The z that a view with only so many unknown shares enjoys; 0 when there are none."""
         variance = shares * self.deviation.variance - _LOST_TO_SHARES

@@ -22,7 +22,7 @@ from flwr.app import Context, Message, RecordDict
 
 from client.answers import Site, scaled_units, units_of
 from client.app import make_client_app
-from client.sources import load, published_bounds
+from client.sources import frozen, load
 from client.tables import Records, check_pooled, records_of
 from gradients import Parameters, classification_metrics, regression_metrics
 from privacy.errors import DiscreetError, RoundAbandonedError, UserError
@@ -37,7 +37,6 @@ from simulations.workplace import workplace
 from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
 from study.declaration import Declaration
-from study.freezing import freeze
 from study.guarantee import declare
 from study.models import model_of
 from study.scaling import standardise, unscale_labels
@@ -184,14 +183,13 @@ def _prepare(study: Study, options: Options) -> _Federation:
     """Everything that can be wrong with the input is found here."""
     partition = parse_partition(options.partition)
     table = load(study, options.data)
-    built_in = study.data.source if options.data is None else None
-    columns = [name for name in table.columns if name != partition.column]
-    study = freeze(study, columns, published_bounds(built_in) if built_in else {})
+    study = frozen(study, options.data, table, without=partition.column)
     if options.trust is not None:
         study = _with_trust(study, options.trust)
     records = records_of(table, study)
     shares = split_units(
-        partition, records=records, table=table, sites=options.sites or _default_sites(study, options),
+        partition, records=records, table=table,
+        sites=options.sites or (None if partition.kind == "column" else study.sites.minimum),
         simulation_seed=options.seed,
     )  # fmt: skip
     check_pooled(records, study, sites=len(shares))
@@ -207,10 +205,6 @@ def _prepare(study: Study, options: Options) -> _Federation:
         test=scaled_units(test, study),
         root=root,
     )
-
-
-def _default_sites(study: Study, options: Options) -> int | None:
-    return None if options.partition.startswith("column:") else study.sites.minimum
 
 
 def _with_trust(study: Study, trust: Trust) -> Study:

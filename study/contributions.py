@@ -123,9 +123,8 @@ class Contributor:
     def _delta(self, stage: Stage, start: Parameters, sent: Arrays) -> Floats:
         """The site trains on all of its records; how it does so needs no care, as one vector is clipped at the end."""
         blocks = self._blocks(stage, sent, np.ones(self._units.count, dtype=np.bool_))
-        with np.errstate(
-            all="ignore"
-        ):  # what overflows ends as a vector that is not finite, and contributes zero
+        # What overflows ends as a vector that is not finite, and contributes zero.
+        with np.errstate(all="ignore"):
             change, loss = self._trained(start, blocks)
         signal = self._signal(np.array([loss])) if self._study.training.signal else np.zeros(0)
         return self._one_vector(stage, np.concatenate([change, signal]))
@@ -147,7 +146,7 @@ class Contributor:
 
     def _moments(self, stage: Stage, chosen: npt.NDArray[np.bool_]) -> Floats:
         means = self._unit_means()
-        if self.unit_count != self._units.count:
+        if self._study.training.algorithm == "dp-fedavg":
             mean = means.mean(axis=0) if len(means) else np.zeros(stage.dimension)
             return self._one_vector(stage, mean)
         total = np.zeros(stage.dimension)

@@ -276,9 +276,7 @@ class Guarantee:
                 "Expected noise that gives some epsilon, found so little that it gives none"
             )
         for stage in self.stages:
-            self.mechanism(
-                stage.function
-            )  # raises where no noise can be sampled that is wide enough
+            self.mechanism(stage.function)  # raises where no noise is wide enough
         if self._unlikely() * (1 + math.exp(found)) > _FOR_UNLIKELY * self.study.privacy.delta:
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",

@@ -15,6 +15,7 @@ from study.parsing import read_study, study_to_values
 from study.templates import TEMPLATES, template_text
 
 if TYPE_CHECKING:
+    from client.tables import Table
     from study.guarantee import Guarantee  # the accountant takes a second to import: not for --help
 
 __all__ = ["app"]
@@ -89,8 +90,9 @@ def show(file: File, json: Json = False) -> None:
     with errors_explained():
         study = read_study(file)
         values = study_to_values(study)
-        guarantee = _guarantee(study, None)
-        if guarantee is not None:
+        known = not isinstance(study.data.features, str)
+        if known or study.data.source is not None:
+            guarantee = _guarantee(study if known else _with_table(study, None)[0])
             values["guarantee"] = guarantee.to_values() | {"sites": study.sites.minimum}
         if json:
             print_json(values)
@@ -125,7 +127,7 @@ def freeze(
     from study.freezing import to_toml
 
     with errors_explained():
-        frozen = _frozen(read_study(file), data)
+        frozen, _ = _with_table(read_study(file), data)
         if data is not None:
             frozen = replace(frozen, data=replace(frozen.data, source=None))
         require_bounds(frozen, str(data or file))
@@ -138,35 +140,32 @@ def freeze(
             print_json(study_to_values(frozen))
 
 
-def _frozen(study: Study, data: Path | None) -> Study:
-    from client.sources import load, published_bounds
-    from study.freezing import freeze as frozen
+def _with_table(study: Study, data: Path | None) -> tuple[Study, Table]:
+    """The study frozen to the columns of its table, and that table, read once."""
+    from client.sources import frozen, load
 
-    published = published_bounds(study.data.source) if data is None and study.data.source else {}
-    return frozen(study, list(load(study, data).columns), published)
+    table = load(study, data)
+    return frozen(study, data, table), table
 
 
-def _guarantee(study: Study, data: Path | None) -> Guarantee | None:
-    """What the study guarantees with the least number of sites; None while its columns are not known."""
+def _guarantee(study: Study) -> Guarantee:
+    """What a frozen study guarantees with the least number of sites."""
     from study.guarantee import Guarantee, declare
 
-    if isinstance(study.data.features, str):
-        if data is None and study.data.source is None:
-            return None
-        study = _frozen(study, data)
     return Guarantee(declare(study, sites=study.sites.minimum, nonce="0" * 32))
 
 
 def _check_data(study: Study, data: Path | None) -> bool:
     """Check the guarantee, and the records if there are any: a file, or a built-in set; were there any?"""
-    from client.sources import load
     from client.tables import check_pooled, records_of
 
-    _guarantee(study, data)
     if data is None and study.data.source is None:
+        if not isinstance(study.data.features, str):
+            _guarantee(study)
         return False
-    frozen = _frozen(study, data)
-    check_pooled(records_of(load(frozen, data), frozen), frozen, sites=study.sites.minimum)
+    frozen, table = _with_table(study, data)
+    _guarantee(frozen)
+    check_pooled(records_of(table, frozen), frozen, sites=study.sites.minimum)
     return True
 
 
