@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from privacy.errors import PrivacyError
 
-__all__ = ["EVENT_VERSION", "SumEvent"]
+__all__ = ["EVENT_VERSION", "Part", "SumEvent"]
 
 EVENT_VERSION = 1
+
+Part = Literal["train", "test", "all"]
+"""Whose records a sum is of: a keyed hash of the unit puts each into one of two parts, so their costs do not add up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,41 +25,37 @@ class SumEvent:
         noise_multiplier: z, deviation of the noise over the largest change that one unit makes.
         sampling_rate: q in (0, 1].
         count: how often.
+        part: which units the sums are of.
     """
 
     noise_multiplier: float
     sampling_rate: float = 1.0
     count: int = 1
+    part: Part = "train"
 
     def __post_init__(self) -> None:
-        if not self.noise_multiplier > 0:
-            raise PrivacyError(f"Expected noise_multiplier={self.noise_multiplier} > 0")
-        if not 0 < self.sampling_rate <= 1:
+        for name in ("noise_multiplier", "sampling_rate"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise PrivacyError(f"Expected a finite {name} > 0, found {value!r:.40}")
+        if self.sampling_rate > 1:
             raise PrivacyError(f"Expected 0 < sampling_rate={self.sampling_rate} <= 1")
-        if self.count < 1:
-            raise PrivacyError(f"Expected count={self.count} >= 1")
+        if type(self.count) is not int or self.count < 1:
+            raise PrivacyError(f"Expected a whole count >= 1, found {self.count!r:.40}")
+        if self.part not in get_args(Part):
+            raise PrivacyError(f"Expected part in {get_args(Part)}, found {self.part!r:.40}")
 
     def to_values(self) -> dict[str, Any]:
         """JSON form."""
-        return {
-            "event": "sum",
-            "version": EVENT_VERSION,
-            "noise_multiplier": self.noise_multiplier,
-            "sampling_rate": self.sampling_rate,
-            "count": self.count,
-        }
+        return {"event": "sum", "version": EVENT_VERSION} | asdict(self)
 
     @staticmethod
     def from_values(values: Mapping[str, Any]) -> SumEvent:
-        """The event of a JSON form. Raises PrivacyError for another event or version."""
-        expected = {"event", "version", "noise_multiplier", "sampling_rate", "count"}
-        if set(values) != expected or (values["event"], values["version"]) != (
-            "sum",
-            EVENT_VERSION,
-        ):
+        """The event of a JSON form. Raises PrivacyError for another event or version, or an impossible value."""
+        kind = {"event": "sum", "version": EVENT_VERSION}
+        expected = {*kind, *SumEvent.__dataclass_fields__}
+        if not isinstance(values, Mapping) or set(values) != expected:
+            raise PrivacyError(f"Expected a sum event with {', '.join(sorted(expected))}")
+        if {name: values[name] for name in kind} != kind or type(values["version"]) is not int:
             raise PrivacyError(f"Expected a sum event of version {EVENT_VERSION}, found another")
-        return SumEvent(
-            noise_multiplier=values["noise_multiplier"],
-            sampling_rate=values["sampling_rate"],
-            count=values["count"],
-        )
+        return SumEvent(**{name: values[name] for name in SumEvent.__dataclass_fields__})
