@@ -41,3 +41,11 @@ class RoundAbandonedError(DiscreetError):
 
 class PrivacyError(DiscreetError):
     """A privacy parameter is out of range, or a guarantee cannot be given."""
+
+
+class LedgerError(DiscreetError):
+    """A ledger does not allow an entry, contradicts itself, or cannot be written; nothing was recorded."""
+
+
+class BudgetError(LedgerError):
+    """A study costs more than what is left of a lifetime budget."""

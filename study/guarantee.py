@@ -2,7 +2,8 @@
 
 Every party computes this for itself from the same bytes; nothing in here is ever taken from a message.
 
-    n sites, c of them colluding, D missing:   m = n - D must answer,   k = m - c shares of noise are sure to be there.
+    n sites, c of them colluding, D missing:   m = n - D must answer,   k = m - c shares of noise are sure to be
+    there.
 
 With trust `local` (each site adds all of the noise) and `server` (the coordinator adds it) a single share is enough:
 k = 1. Delta pays for three things: the accountant's (all but 1.1 %), rounding (1 %, beta for each sum and each site
@@ -247,6 +248,13 @@ class Guarantee:
         return self._epsilon(events, QUICK)
 
     @property
+    def unit(self) -> str:
+        """What is protected, in words."""
+        if self.study.training.algorithm == "dp-fedavg":
+            return "site"
+        return f"a unit of column {self.study.data.unit}" if self.study.data.unit else "record"
+
+    @property
     def delta(self) -> float | None:
         """The declared delta; None with trust `unsafe`."""
         return None if self.study.privacy.trust == "unsafe" else self.study.privacy.delta
@@ -277,23 +285,23 @@ class Guarantee:
             )
         for stage in self.stages:
             self.mechanism(stage.function)  # raises where no noise is wide enough
-        if self._unlikely() * (1 + math.exp(found)) > _FOR_UNLIKELY * self.study.privacy.delta:
+        unlikely = sum(stage.count * self.unlikely(stage) for stage in self.stages)
+        if unlikely * (1 + math.exp(found)) > _FOR_UNLIKELY * self.study.privacy.delta:
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",
                 hint="an epsilon above 40, or a delta below 1e-20, is beyond what the argument covers",
             )
 
-    def _unlikely(self) -> float:
-        """The probability that a draw exceeds its capacity, or that a sampled table is told from the exact one."""
-        draws = sum(stage.count for stage in self.stages if stage.sampling_rate < 1)
-        samples = sum(stage.count * stage.dimension for stage in self.stages) * self.tolerance.sites
-        return draws * OVERFLOW + samples * SAMPLER_DISTANCE
+    def unlikely(self, stage: Stage) -> float:
+        """For one sum: the probability of a draw beyond capacity, or of samples off their exact distribution."""
+        overflow = OVERFLOW if stage.sampling_rate < 1 else 0.0
+        return overflow + stage.dimension * self.tolerance.sites * SAMPLER_DISTANCE
 
     def to_values(self) -> dict[str, Any]:
         """The guarantee as plain values, for `privacy.json`."""
         privacy = self.study.privacy
         return {
-            "unit": _unit_in_words(self.study),
+            "unit": self.unit,
             "relation": _relation_in_words(self.study),
             "epsilon": self.epsilon, "delta": self.delta, "epsilon_against_server": self.epsilon_against_server,
             "mu": self.mu, "mechanism": _MECHANISM if self.events() else "none",
@@ -356,12 +364,6 @@ def _mechanism(study: Study, tolerance: Tolerance, stage: Stage, z: float) -> Su
         beta=_FOR_ROUNDING * study.privacy.delta / (sums * places), slack=stage.slack,
         largest_sum=stage.capacity * stage.clipping_norm / places,
     )  # fmt: skip
-
-
-def _unit_in_words(study: Study) -> str:
-    if study.training.algorithm == "dp-fedavg":
-        return "site"
-    return f"a unit of column {study.data.unit}" if study.data.unit else "record"
 
 
 def _relation_in_words(study: Study) -> str:

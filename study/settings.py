@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from privacy.errors import StudyError
 
-__all__ = ["ImpossibleSettingError", "check", "documentation", "setting", "type_in_words"]
+__all__ = ["ImpossibleSettingError", "check", "documentation", "fits", "setting", "type_in_words"]
 
 
 class ImpossibleSettingError(StudyError):
@@ -62,7 +62,7 @@ def check(owner: Any, section: str) -> None:
             continue  # a section or a table, which checks itself
         value, name = getattr(owner, each.name), f"{section}.{each.name}"
         limits = each.metadata.get("limits", {})
-        if not _fits(value, hints[each.name]) or not _within(value, limits):
+        if not fits(value, hints[each.name]) or not _within(value, limits):
             raise ImpossibleSettingError(
                 name, expected=_in_words(hints[each.name], limits), actual=value
             )
@@ -73,19 +73,19 @@ def type_in_words(hint: Any) -> str:
     return _in_words(hint, {})
 
 
-def _fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  one return a kind of type
-    """Is `value` of type `hint`? An int is a float, a bool is neither; a float is finite."""
+def fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  one return a kind of type
+    """Is `value` of type `hint`? An int is a float, a bool is neither; a float is finite, an int at most 2^53."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, each) for each in arguments)
+        return any(fits(value, each) for each in arguments)
     if origin is Literal:
         return any(value == each and type(value) is type(each) for each in arguments)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return all(_fits(each, arguments[0]) for each in value)
-        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+            return all(fits(each, arguments[0]) for each in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
     if type(value) is int and abs(value) > _LARGEST:
         return False  # it has no canonical form
     if hint is float:

@@ -1,0 +1,319 @@
+"""What a ledger's entries add up to, and which entry may come next. Sites and auditors fold the same entries with it.
+
+| entry | only if | then |
+|---|---|---|
+| opened | it is entry 0, and entry 0 is one | the ledger has a site |
+| namespace | its name is new | it has a lifetime budget |
+| data-set | its namespace is there; it keeps the namespace and unit of its name | it may answer |
+| approved | it is new, its data set is there, its whole cost fits in the budget | it is open, and reserved |
+| charged | open; a new number; sums of the function are left; the approved terms | the query is pending |
+| answered, burnt | the query is pending | it has been answered; it never will be |
+| closed | the study is open, nothing is pending | what it never asked costs nothing any more |
+| refused | always | |
+
+An entry that may not come next raises LedgerError (BudgetError, if all it lacks is budget) and changes nothing.
+
+**Budget.** What a study costs is every sum that it may ask while it is open, and every sum that was charged, answered
+or burnt, once it is closed. So the total never falls below what was charged, and `privacy/filters.py` says why that
+is enough. A study is of one namespace, that of its data set, and no other namespace's budget is ever asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from privacy.errors import BudgetError, LedgerError, PrivacyError, ProtocolError
+from privacy.filters import Cost, LifetimeCap, Sums, cost_of
+from study.ledger_entries import (
+    FIRST,
+    Answered,
+    Approved,
+    Body,
+    Burnt,
+    Charged,
+    Closed,
+    DataSet,
+    DeclaredSum,
+    Entry,
+    Namespace,
+    Opened,
+    Refused,
+    SignedEntry,
+    hash_of,
+)
+
+__all__ = ["Asked", "Budget", "LedgerState", "StudyAccount", "replay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A query that was charged: what was asked, the entry that charged it, and what became of it."""
+
+    charge: Charged
+    sequence: int
+    head: str
+    status: Literal["pending", "answered", "burnt"] = "pending"
+    answer: str | None = None
+
+
+@dataclass(kw_only=True)
+class StudyAccount:
+    """One approved study: every query by its number, and how many were charged of each function."""
+
+    approval: Approved
+    asked: dict[int, Asked] = field(default_factory=dict)
+    charged: Counter[str] = field(default_factory=Counter)
+    closed: bool = False
+
+    def declared(self, function: str) -> DeclaredSum:
+        """That kind of sum. Raises LedgerError where the study has none."""
+        for each in self.approval.sums:
+            if each.function == function:
+                return each
+        raise LedgerError("Expected a function that the study declares")
+
+    def spent(self) -> list[Sums]:
+        """The sums that were charged."""
+        return [
+            each.terms.sums(self.charged[each.function])
+            for each in self.approval.sums
+            if each.terms is not None and self.charged[each.function]
+        ]
+
+    def held(self) -> list[Sums]:
+        """The sums that count against the budget: all declared ones while the study is open, then those charged."""
+        if self.closed:
+            return self.spent()
+        return _all_of(self.approval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How a namespace stands: its cap, what was charged, and what counts against it (reservations included)."""
+
+    cap: LifetimeCap
+    spent: Cost
+    held: Cost
+
+    @property
+    def epsilon_spent(self) -> float:
+        """The least lifetime epsilon that all charges fit in."""
+        return self.cap.epsilon_of(self.spent)
+
+    @property
+    def epsilon_held(self) -> float:
+        """The same, with everything reserved."""
+        return self.cap.epsilon_of(self.held)
+
+
+class LedgerState:
+    """All that a sequence of entries has established.
+
+    Attributes:
+        entries: how many there are; head: hash of the last one.
+        namespaces: cap by name; data_sets: the latest entry by name; studies: account by hash.
+    """
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.head = FIRST
+        self.time = 0
+        self.opened: Opened | None = None
+        self.namespaces: dict[str, LifetimeCap | None] = {}
+        self.data_sets: dict[str, DataSet] = {}
+        self.studies: dict[str, StudyAccount] = {}
+        self.refusals: set[tuple[str, str]] = set()
+
+    def account(self, study: str) -> StudyAccount:
+        """The account of an approved study. Raises LedgerError where there is none."""
+        if study not in self.studies:
+            raise LedgerError("Expected a study that was approved")
+        return self.studies[study]
+
+    def budget(self, namespace: str) -> Budget | None:
+        """How a namespace stands; None where nothing is protected. Raises LedgerError for an unknown one."""
+        if namespace not in self.namespaces:
+            raise LedgerError(f'Expected a namespace of this ledger, found "{namespace}"')
+        cap = self.namespaces[namespace]
+        if cap is None:
+            return None
+        accounts = list(self.accounts_of(namespace))
+        return Budget(
+            cap=cap,
+            spent=cost_of(cap, [each.spent() for each in accounts]),
+            held=cost_of(cap, [each.held() for each in accounts]),
+        )
+
+    def accounts_of(self, namespace: str) -> Iterator[StudyAccount]:
+        """The studies that data sets of this namespace answer."""
+        for account in self.studies.values():
+            if self.data_sets[account.approval.data_set].namespace == namespace:
+                yield account
+
+    def next_entry(self, body: Body, *, time: int) -> Entry:
+        """The entry that would say this next."""
+        return Entry(sequence=self.entries, previous=self.head, time=time, body=body)
+
+    def apply(self, entry: Entry) -> None:
+        """Fold in the next entry.
+
+        Raises:
+            LedgerError: it may not come next; nothing has changed.
+        """
+        if (entry.sequence, entry.previous) != (self.entries, self.head):
+            raise LedgerError("Expected the entry that follows the one before, found another")
+        if isinstance(entry.body, Opened) != (self.opened is None):
+            raise LedgerError("Expected one entry that opens the ledger, and no other before it")
+        head = hash_of(entry.to_bytes())
+        _RULES[type(entry.body)](self, entry.body, entry.sequence, head)
+        self.entries, self.head, self.time = self.entries + 1, head, entry.time
+
+    def _open(self, body: Opened, *_place: object) -> None:
+        self.opened = body
+
+    def _add_namespace(self, body: Namespace, *_place: object) -> None:
+        if body.namespace in self.namespaces:
+            raise LedgerError(f'Expected a new namespace, found "{body.namespace}" again')
+        self.namespaces[body.namespace] = body.cap
+
+    def _add_data_set(self, body: DataSet, *_place: object) -> None:
+        if body.namespace not in self.namespaces:
+            raise LedgerError(f'Expected a namespace of this ledger, found "{body.namespace}"')
+        earlier = self.data_sets.get(body.data_set, body)
+        if (earlier.namespace, earlier.unit) != (body.namespace, body.unit):
+            raise LedgerError(f'Expected "{body.data_set}" to keep its namespace and unit')
+        self.data_sets[body.data_set] = body
+
+    def _approve(self, body: Approved, *_place: object) -> None:
+        if body.study in self.studies:
+            raise LedgerError("Expected a study that is new to this ledger")
+        if body.data_set not in self.data_sets:
+            raise LedgerError(f'Expected a data set of this ledger, found "{body.data_set}"')
+        for each in body.sums:
+            if each.terms is not None:
+                _require_sound(each)
+        self._require_budget(body)
+        self.studies[body.study] = StudyAccount(approval=body)
+
+    def _require_budget(self, body: Approved) -> None:
+        budget = self.budget(self.data_sets[body.data_set].namespace)
+        if budget is None:
+            return
+        if any(each.terms is None for each in body.sums):
+            raise LedgerError("Expected a study with privacy, found one without")
+        wanted = budget.cap.cost(_all_of(body))
+        if not budget.cap.holds(budget.held + wanted):
+            raise BudgetError(
+                f"Expected a study within the lifetime budget of epsilon {budget.cap.epsilon:g}: "
+                f"{budget.epsilon_held:.3g} of it is spent or reserved, "
+                f"and with this study it would be {budget.cap.epsilon_of(budget.held + wanted):.3g}",
+                hint=_what_remains(budget),
+            )
+
+    def _charge(self, body: Charged, sequence: int, head: str) -> None:
+        account = self._open_account(body.study)
+        if body.index in account.asked:
+            raise LedgerError(f"Expected a new query, found number {body.index} again")
+        declared = account.declared(body.function)
+        if account.charged[body.function] >= declared.count:
+            raise LedgerError(f"Expected at most {declared.count} queries of {body.function}")
+        if body.terms != declared.terms:
+            raise LedgerError("Expected the terms that were approved")
+        account.asked[body.index] = Asked(charge=body, sequence=sequence, head=head)
+        account.charged[body.function] += 1
+
+    def _answer(self, body: Answered, *_place: object) -> None:
+        self._settle(body.study, body.index, "answered", body.answer)
+
+    def _burn(self, body: Burnt, *_place: object) -> None:
+        self._settle(body.study, body.index, "burnt", None)
+
+    def _settle(
+        self, study: str, index: int, status: Literal["answered", "burnt"], answer: str | None
+    ) -> None:
+        account = self._open_account(study)
+        asked = account.asked.get(index)
+        if asked is None or asked.status != "pending":
+            found = "none" if asked is None else f"one that is {asked.status}"
+            raise LedgerError(f"Expected query {index} to be charged and pending, found {found}")
+        account.asked[index] = Asked(
+            charge=asked.charge, sequence=asked.sequence, head=asked.head, status=status, answer=answer
+        )  # fmt: skip
+
+    def _close(self, body: Closed, *_place: object) -> None:
+        account = self._open_account(body.study)
+        pending = [index for index, each in account.asked.items() if each.status == "pending"]
+        if pending:
+            raise LedgerError(f"Expected no pending query, found number {pending[0]}")
+        account.closed = True
+
+    def _refuse(self, body: Refused, *_place: object) -> None:
+        self.refusals.add((body.study, body.reason))
+
+    def _open_account(self, study: str) -> StudyAccount:
+        account = self.account(study)
+        if account.closed:
+            raise LedgerError("Expected an open study, found one that is closed")
+        return account
+
+
+_RULES: dict[type[Body], Callable[..., None]] = {
+    Opened: LedgerState._open,
+    Namespace: LedgerState._add_namespace,
+    DataSet: LedgerState._add_data_set,
+    Approved: LedgerState._approve,
+    Charged: LedgerState._charge,
+    Answered: LedgerState._answer,
+    Burnt: LedgerState._burn,
+    Closed: LedgerState._close,
+    Refused: LedgerState._refuse,
+}
+
+
+def replay(signed: Iterable[SignedEntry], public: bytes | None = None) -> LedgerState:
+    """Fold entries from the first on, checking each signature, by `public` if given, else by the key that they name.
+
+    Raises:
+        LedgerError: naming the first entry that contradicts the ones before it, or is not signed.
+    """
+    state = LedgerState()
+    for number, each in enumerate(signed):
+        try:
+            entry = Entry.from_bytes(each.content)
+            state.apply(entry)
+            named = bytes.fromhex(state.opened.key if state.opened else FIRST)
+            if public is not None and named != public:
+                raise ProtocolError("Expected the ledger of the given key, found another's")
+            each.verify(named)
+        except (LedgerError, ProtocolError) as error:
+            raise LedgerError(f"Entry {number}: {error.message}", hint=error.hint) from error
+    if state.opened is None:
+        raise LedgerError("Expected a ledger with at least the entry that opens it, found nothing")
+    return state
+
+
+def _all_of(approval: Approved) -> list[Sums]:
+    return [each.terms.sums(each.count) for each in approval.sums if each.terms is not None]
+
+
+def _require_sound(declared: DeclaredSum) -> None:
+    try:
+        if declared.terms is not None:
+            declared.terms.check_noise()
+    except (PrivacyError, ArithmeticError, ValueError) as error:
+        raise LedgerError(f"Expected sound terms of {declared.function}: {error}") from error
+
+
+def _what_remains(budget: Budget) -> str:
+    mu = budget.cap.remaining_mu(budget.held)
+    if mu == 0:
+        return (
+            "nothing remains; a study that is over gives back what it never asked when it is closed"
+        )
+    return (
+        f"what remains buys an unsampled study of mu = {mu:.3g} (noise multiplier sqrt(rounds) / mu); "
+        "a study that is over gives back what it never asked when it is closed"
+    )

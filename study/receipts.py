@@ -1,0 +1,156 @@
+"""Receipts: what a site signs with every answer, so that others can tell a ledger that was put back from one that was not.
+
+A receipt names the entry that charged the query. Whoever keeps receipts holds a ledger to them: one that ends before a
+receipted entry was rolled back; one that has another entry in its place, and two receipts of one number with different
+heads, are a fork. Neither can be explained away, as the site signed both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from privacy.errors import LedgerError, ProtocolError
+from study.canonical import canonical_json, parse_canonical
+from study.ledger_entries import SignedEntry, hash_of
+from study.ledger_state import LedgerState
+from study.signing import SigningKey, verify
+
+__all__ = ["Receipt", "SignedReceipt", "check_receipts", "receipts_of"]
+
+RECEIPT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """That a query was charged before its answer was made.
+
+    Attributes:
+        study, index: which query; transcript: SHA-256 of what the site was asked, its bytes and nothing less.
+        sequence, head: number and hash of the ledger's entry that charged it.
+        answer: SHA-256 of the answer's bytes.
+    """
+
+    study: str
+    index: int
+    transcript: str
+    sequence: int
+    head: str
+    answer: str
+
+    def __post_init__(self) -> None:
+        for name in ("study", "transcript", "head", "answer"):
+            if not re.fullmatch("[0-9a-f]{64}", str(getattr(self, name))):
+                raise ProtocolError(f"Expected {name} of 64 hexadecimal digits")
+        for name in ("index", "sequence"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < 2**31:
+                raise ProtocolError(f"Expected {name} from 0 to 2^31")
+
+    def to_values(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"version": RECEIPT_VERSION} | {
+            name: getattr(self, name) for name in self.__dataclass_fields__
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedReceipt:
+    """A receipt and the site's signature of its bytes."""
+
+    receipt: Receipt
+    signature: bytes
+
+    @staticmethod
+    def sign(receipt: Receipt, key: SigningKey) -> SignedReceipt:
+        """Sign it."""
+        content = canonical_json(receipt.to_values())
+        return SignedReceipt(receipt=receipt, signature=key.sign("receipt", content))
+
+    def verify(self, public: bytes) -> None:
+        """Raise ProtocolError unless the key of these 32 bytes signed it."""
+        verify(public, "receipt", canonical_json(self.receipt.to_values()), self.signature)
+
+    def to_line(self) -> bytes:
+        """One line of a file of receipts, without its end."""
+        return canonical_json(
+            {"receipt": self.receipt.to_values(), "signature": self.signature.hex()}
+        )
+
+    @staticmethod
+    def from_line(line: bytes) -> SignedReceipt:
+        """The receipt of a line. Raises ProtocolError for any line that `to_line` does not write."""
+        values = parse_canonical(line)
+        if not isinstance(values, dict) or set(values) != {"receipt", "signature"}:
+            raise ProtocolError("Expected a line with receipt and signature")
+        inner, signature = values["receipt"], values["signature"]
+        names = {"version", *Receipt.__dataclass_fields__}
+        if not isinstance(inner, dict) or set(inner) != names:
+            raise ProtocolError(f"Expected a receipt with {', '.join(sorted(names))}")
+        if inner["version"] != RECEIPT_VERSION or type(inner["version"]) is not int:
+            raise ProtocolError(f"Expected a receipt of version {RECEIPT_VERSION}")
+        if not isinstance(signature, str) or not re.fullmatch("[0-9a-f]{128}", signature):
+            raise ProtocolError("Expected a signature of 64 bytes, hexadecimal")
+        receipt = Receipt(**{name: inner[name] for name in Receipt.__dataclass_fields__})
+        return SignedReceipt(receipt=receipt, signature=bytes.fromhex(signature))
+
+
+def receipts_of(state: LedgerState, key: SigningKey) -> list[SignedReceipt]:
+    """A receipt of every answered query, in the order of the charges."""
+    receipts = [
+        Receipt(
+            study=study, index=index, transcript=asked.charge.query, sequence=asked.sequence, head=asked.head,
+            answer=asked.answer,
+        )
+        for study, account in state.studies.items()
+        for index, asked in account.asked.items()
+        if asked.answer is not None
+    ]  # fmt: skip
+    receipts.sort(key=lambda each: each.sequence)
+    return [SignedReceipt.sign(each, key) for each in receipts]
+
+
+def check_receipts(
+    entries: Sequence[SignedEntry],
+    state: LedgerState,
+    receipts: Iterable[SignedReceipt],
+    public: bytes,
+) -> int:
+    """Hold a ledger to receipts that others have kept, and say how many there were.
+
+    Arguments:
+        entries, state: of the ledger, replayed already.
+    Raises:
+        LedgerError: the first receipt that the ledger contradicts, and how: rolled back, forked, or another answer.
+        ProtocolError: a receipt that the site of this key did not sign.
+    """
+    count = 0
+    for count, signed in enumerate(receipts, start=1):
+        signed.verify(public)
+        _check(entries, state, signed.receipt)
+    return count
+
+
+def _check(entries: Sequence[SignedEntry], state: LedgerState, receipt: Receipt) -> None:
+    name = f"Receipt of query {receipt.index} of study {receipt.study[:8]}"
+    if receipt.sequence >= len(entries):
+        raise LedgerError(
+            f"{name}: expected entry {receipt.sequence}, found a ledger of {len(entries)} entries: it was rolled back",
+            hint="the site put back an old copy of its ledger; charges since then are missing from it",
+        )
+    if hash_of(entries[receipt.sequence].content) != receipt.head:
+        raise LedgerError(
+            f"{name}: expected its head at entry {receipt.sequence}, found another: the ledger was forked",
+            hint="the site has signed two histories",
+        )
+    account = state.studies.get(receipt.study)
+    asked = None if account is None else account.asked.get(receipt.index)
+    if asked is None or (asked.sequence, asked.charge.query) != (
+        receipt.sequence,
+        receipt.transcript,
+    ):
+        raise LedgerError(f"{name}: expected the entry that charged it, found another")
+    if asked.answer != receipt.answer:
+        raise LedgerError(f"{name}: expected the answer that was receipted, found another or none")
