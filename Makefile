@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := gradients privacy study client server simulations discreet
 
 .PHONY: demo test lint bench docs clean help
 .DEFAULT_GOAL := help

@@ -5,35 +5,37 @@ brings the records, and is where everything that can be wrong with either is sai
 
 Then, for every query, the order is the guarantee: check -> charge -> compute -> keep the bytes -> send. A query that
 was answered is answered again with the very same bytes, never computed anew, since two answers to one question would
-let their noise be averaged away. A query that was charged and not answered is burnt.
+let their noise be averaged away. A query that was charged and not answered is burnt. What was charged and answered
+stands in the site's ledger (`client/ledger.py`), on the disk before the next step is taken.
 
 Nothing about a refusal depends on the data: every check here reads the query and what was asked before. Should the
 data ever make the computation fail, the site contributes zero, rounds, adds its noise and answers like any other;
 `problems` tells its operator. How long the computation takes is not hidden (`docs/threat-model.md`).
-
-What was charged and answered is kept in memory: one process for a site, until there is a ledger.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from client.ledger import Ledger
 from client.tables import Records, check_site
-from privacy.errors import DiscreetError, PrivacyError, ProtocolError
+from privacy.errors import DiscreetError, LedgerError, PrivacyError, ProtocolError
 from privacy.keystream import KEY_BYTES, Keystream
 from privacy.private_sum import answer
 from privacy.sampling import poisson_sample
+from study.charging import declared_sums
 from study.contract import Study
 from study.contributions import Contributor, Units, check_parameters
 from study.declaration import Declaration
 from study.guarantee import Guarantee
+from study.ledger_entries import Approved
+from study.ledger_state import Asked
 from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
 from study.scaling import clamp_and_scale, scale_labels
@@ -73,40 +75,54 @@ class Site:
     """A site that answers the queries of the studies it has approved.
 
     Arguments:
-        name: for the operator's own eyes.
+        ledger: the site's own. What it charged and never answered, when it last ran, is burnt now.
         entropy: source of secret keys.
         allow_unsafe: take part in studies without privacy too; simulations alone may say so.
 
     Attributes:
-        problems: names of the exceptions that data have caused, for the operator's own eyes.
+        problems: names of the exceptions that data or the disk have caused, for the operator's own eyes.
     """
 
     def __init__(
-        self, name: str, *, entropy: Entropy = system_entropy, allow_unsafe: bool = False
+        self, ledger: Ledger, *, entropy: Entropy = system_entropy, allow_unsafe: bool = False
     ) -> None:
-        self.name = name
         self.problems: list[str] = []
+        self._ledger = ledger
         self._entropy = entropy
         self._allow_unsafe = allow_unsafe
         self._approved: dict[str, _Approved] = {}
         self._lock = threading.Lock()
-        self._charged: Counter[tuple[str, str]] = Counter()
-        self._asked: dict[tuple[str, int], str] = {}
-        self._answers: dict[tuple[str, int], bytes] = {}
+        ledger.burn_pending()
 
-    def approve(self, declaration: Declaration, records: Records) -> None:
-        """Take part in this very study, with these records. Each approved declaration has a budget of its own.
+    def approve(self, declaration: Declaration, records: Records, *, data_set: str) -> None:
+        """Take part in this very study, with these records of a registered data set; its whole cost is reserved.
+
+        After a restart it is approved again, which brings the records and costs nothing.
 
         Raises:
-            PrivacyError: its noise does not buy the promised epsilon by this site's own accountant, or it is unsafe.
+            PrivacyError: its noise does not buy the promised epsilon by this site's own accountant, or it is unsafe,
+                or it protects another unit than the one whose budget it would spend.
+            BudgetError: it costs more than is left of the lifetime budget.
+            LedgerError: there is no such data set, or the study is over.
             DataError: the records are not what it can use.
         """
-        guarantee = Guarantee(declaration)
-        if declaration.study.privacy.trust == "unsafe" and not self._allow_unsafe:
+        guarantee, study = Guarantee(declaration), declaration.study
+        if study.privacy.trust == "unsafe" and not self._allow_unsafe:
             raise PrivacyError("Expected a study with privacy, found trust = unsafe")
         guarantee.check()
-        units = units_of(records, declaration.study)
+        self._require_unit(study, data_set)
+        units = units_of(records, study)
+        approval = Approved(
+            study=declaration.hash, name=study.name, data_set=data_set, trust=study.privacy.trust,
+            sums=declared_sums(guarantee),
+        )  # fmt: skip
+        self._ledger.approve(approval)
         self._approved[declaration.hash] = _Approved(guarantee, Contributor(guarantee, units))
+
+    def close_study(self, study: str) -> None:
+        """The study of this hash is over: what it never asked is free again."""
+        self._ledger.close_study(study)
+        self._approved.pop(study, None)
 
     def answer(self, content: bytes) -> bytes:
         """Answer one query.
@@ -118,40 +134,72 @@ class Site:
             query = SumQuery.from_bytes(content)
         except ProtocolError as error:
             raise RefusedError(Refusal.MALFORMED) from error
-        study, name = self._approved.get(query.declaration.hash), query_hash(content)
+        try:
+            return self._answer(query, query_hash(content))
+        except RefusedError as refused:
+            self._log(query.declaration.hash, refused.refusal)
+            raise
+
+    def _answer(self, query: SumQuery, name: str) -> bytes:
+        study = self._approved.get(query.declaration.hash)
         if study is None:
             raise RefusedError(Refusal.NOT_APPROVED)
-        key = (query.declaration.hash, query.index)
         with self._lock:
-            if key in self._asked:
-                return self._answered_before(key, name)
-            self._charge(study.guarantee, query, name)
             try:
-                self._answers[key] = self._computed(study, query, name).to_bytes()
-            except Exception as error:  # not for the data's sake: the index is burnt, the server learns a fixed code
+                asked = self._ledger.find(query.declaration.hash, query.index)
+                return self._anew(study, query, name) if asked is None else self._again(asked, name)
+            except LedgerError as error:  # the disk failed, or another process was faster
                 self.problems.append(type(error).__name__)
                 raise RefusedError(Refusal.UNAVAILABLE) from error
-            return self._answers[key]
 
-    def _answered_before(self, key: tuple[str, int], name: str) -> bytes:
-        if self._asked[key] != name:
+    def _again(self, asked: Asked, name: str) -> bytes:
+        """The bytes that were answered before. Burnt, pending in another process, or not kept: there are none."""
+        if asked.charge.query != name:
             raise RefusedError(Refusal.OTHER_QUERY_ANSWERED)
-        if key not in self._answers:
+        answer = self._ledger.stored(asked.charge.study, asked.charge.index)
+        if answer is None:
             raise RefusedError(Refusal.UNAVAILABLE)
-        return self._answers[key]
+        return answer
 
-    def _charge(self, guarantee: Guarantee, query: SumQuery, name: str) -> None:
-        """Count the query against what its study declared, before anything is computed."""
+    def _anew(self, study: _Approved, query: SumQuery, name: str) -> bytes:
+        """Check -> charge -> compute -> keep the bytes."""
+        key = (query.declaration.hash, query.index)
         try:
-            stage = guarantee.stage(query.function)
-            check_parameters(guarantee.study, query.function, query.parameters)
+            study.guarantee.stage(query.function)
+            check_parameters(study.guarantee.study, query.function, query.parameters)
         except (PrivacyError, ProtocolError) as error:
             raise RefusedError(Refusal.MALFORMED) from error
-        study = query.declaration.hash
-        if self._charged[study, query.function] >= stage.count:
+        if not self._ledger.sums_left(query.declaration.hash, query.function):
             raise RefusedError(Refusal.TOO_MANY_QUERIES)
-        self._charged[study, query.function] += 1
-        self._asked[study, query.index] = name
+        self._ledger.charge(*key, query.function, name)
+        try:
+            answer = self._computed(study, query, name).to_bytes()
+        except (
+            Exception
+        ) as error:  # not for the data's sake: the index is burnt, the server learns a fixed code
+            self._ledger.burn(*key)
+            self.problems.append(type(error).__name__)
+            raise RefusedError(Refusal.UNAVAILABLE) from error
+        self._ledger.store(*key, answer)
+        return answer
+
+    def _log(self, study: str, refusal: Refusal) -> None:
+        """Write a refusal down; if that fails it is a refusal all the same."""
+        try:
+            self._ledger.refuse(study, refusal.name)
+        except LedgerError as error:
+            self.problems.append(type(error).__name__)
+
+    def _require_unit(self, study: Study, data_set: str) -> None:
+        """A lifetime budget is one of units: a study of records would spend a patient's once for each of his."""
+        registered = self._ledger.data_set(data_set).unit
+        if registered != study.data.unit and study.training.algorithm != "dp-fedavg":
+            named = "records" if study.data.unit is None else f'units of column "{study.data.unit}"'
+            budget = "records" if registered is None else f'units of column "{registered}"'
+            raise PrivacyError(
+                f"Expected a study that protects {budget}, as {data_set} was registered, found one of {named}",
+                hint="set data.unit in the study to the registered column",
+            )
 
     def _computed(self, study: _Approved, query: SumQuery, name: str) -> SumAnswer:
         """Clipped sum -> scale, round, add noise."""

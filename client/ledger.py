@@ -35,7 +35,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from privacy.errors import LedgerError, ProtocolError, UserError
-from privacy.filters import LifetimeCap
 from study.ledger_entries import (
     Answered,
     Approved,
@@ -128,21 +127,26 @@ class Ledger:
         with self._transaction("DEFERRED") as state:
             return state
 
-    def open_namespace(self, name: str, cap: LifetimeCap | None) -> None:
-        """A set of units and its lifetime budget. Without one nothing is protected: only simulations may do that."""
-        self._append(Namespace(namespace=name, cap=cap))
-
     def register(
-        self, data_set: DataSet, units: Iterable[bytes], *, distinct: bool = False
+        self,
+        data_set: DataSet,
+        units: Iterable[bytes],
+        *,
+        opening: Namespace | None = None,
+        distinct: bool = False,
     ) -> None:
         """A data set, and its units' marks, 8 bytes each; marks that it had before stay.
 
         Arguments:
+            opening: of its namespace, with the lifetime budget, if it is not there yet. Without a cap nothing is
+                protected: only simulations may do that.
             distinct: these are other units than those of other namespaces, although some marks are the same.
         Raises:
-            LedgerError: some of its units belong to another namespace already.
+            LedgerError: some of its units belong to another namespace already; nothing was opened or registered.
         """
         with self._transaction() as state:
+            if opening is not None:
+                self._write(state, opening)
             self._write(state, data_set)
             self._database.executemany(
                 "INSERT OR IGNORE INTO units VALUES (?, ?)", ((each, data_set.data_set) for each in units)
@@ -165,6 +169,20 @@ class Ledger:
     def find(self, study: str, index: int) -> Asked | None:
         """What became of a query of an approved study; None if it was never charged."""
         return self.state.account(study).asked.get(index)
+
+    def sums_left(self, study: str, function: str) -> int:
+        """How many queries of a function an approved study may still ask."""
+        account = self.state.account(study)
+        return account.declared(function).count - account.charged[function]
+
+    def data_set(self, name: str) -> DataSet:
+        """A registered data set. Raises LedgerError where there is none."""
+        found = self.state.data_sets.get(name)
+        if found is None:
+            raise LedgerError(
+                f'Expected a registered data set, found "{name}"', hint="discreet ledger register makes one"
+            )  # fmt: skip
+        return found
 
     def charge(self, study: str, index: int, function: str, query: str) -> None:
         """Pay for a query. When this returns the charge is on the disk, and the answer may be computed.
@@ -235,9 +253,10 @@ class Ledger:
         return len(pending)
 
     def close_study(self, study: str) -> None:
-        """The study is over: what it never asked is free again, and no bytes of it are kept."""
+        """The study is over: what it never asked is free again, and no bytes of it are kept. Nothing, if it was."""
         with self._transaction() as state:
-            self._write(state, Closed(study=study))
+            if not state.account(study).closed:
+                self._write(state, Closed(study=study))
             self._database.execute("DELETE FROM answers WHERE study = ?", (study,))
 
     def refuse(self, study: str, reason: str) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "read_table",
     "records_of",
     "require_bounds",
+    "units_of_column",
 ]
 
 Column = npt.NDArray[np.object_] | npt.NDArray[np.float64]
@@ -398,7 +399,7 @@ def records_of(table: Table, study: Study) -> Records:
         identities = record_identities(features, labels)
         units = np.arange(table.rows, dtype=np.int64)
     else:
-        units, texts = _grouped(table, data.unit)
+        units, texts = units_of_column(table, data.unit)
         identities = [unit_identity(each) for each in texts]
     return Records(features, labels, units, identities, train_mask(data, identities), table.name)
 
@@ -410,11 +411,15 @@ def _require_columns(table: Table, study: Study, features: Sequence[str]) -> Non
     for setting, names in wanted.items():
         missing = [each for each in names if each not in table.columns]
         if missing:
-            close = difflib.get_close_matches(missing[0], table.columns, n=1)
-            raise DataError(
-                f"{table.name}: there is no column {_listed(missing)}, as {setting} asks",
-                hint=f'did you mean "{close[0]}"?' if close else "the first line names the columns",
-            )
+            raise _no_column(table, missing, setting)
+
+
+def _no_column(table: Table, missing: Sequence[str], asking: str) -> DataError:
+    close = difflib.get_close_matches(missing[0], table.columns, n=1)
+    return DataError(
+        f"{table.name}: there is no column {_listed(missing)}, as {asking} asks",
+        hint=f'did you mean "{close[0]}"?' if close else "the first line names the columns",
+    )
 
 
 def require_bounds(study: Study, name: str) -> None:
@@ -476,8 +481,14 @@ def _class_of(text: str, classes: Sequence[str]) -> int:
     return next((n for n, each in enumerate(classes) if _number_of(each) == number), -1)
 
 
-def _grouped(table: Table, column: str) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return (the unit of every row, the text of every unit), units in the order of their first rows."""
+def units_of_column(table: Table, column: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return (the unit of every row, the text of every unit), units in the order of their first rows.
+
+    Raises:
+        DataError: a cell is empty, or there is no such column.
+    """
+    if column not in table.columns:
+        raise _no_column(table, [column], "the unit")
     texts = table.texts(column)
     empty = [each.lower() in _MISSING for each in texts]
     table.refuse(

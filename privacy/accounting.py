@@ -26,7 +26,7 @@ from dp_accounting.pld import PLDAccountant
 from privacy.errors import PrivacyError
 from privacy.events import SumEvent
 
-__all__ = ["ACCOUNTANT", "EXACT", "QUICK", "epsilon_of", "mu_of"]
+__all__ = ["ACCOUNTANT", "EXACT", "QUICK", "epsilon_of", "gaussian_epsilon", "mu_of"]
 
 ACCOUNTANT = f"dp-accounting {version('dp-accounting')} PLD, add or remove one"
 
@@ -61,7 +61,7 @@ def _epsilon(events: tuple[SumEvent, ...], delta: float, precision: float) -> fl
             math.inf
         )  # epsilon would be in the thousands: no bound worth a name, nor one that fits in memory
     if all(event.sampling_rate == 1 for event in events):
-        return float(get_epsilon_gaussian(1 / mu, delta)) + _TOLERANCE
+        return gaussian_epsilon(mu, delta)
     if min(event.noise_multiplier for event in events) < _LEAST_NOISE:
         return math.inf  # no epsilon worth a name, and minutes of work to say which
     accountant = PLDAccountant(
@@ -73,6 +73,11 @@ def _epsilon(events: tuple[SumEvent, ...], delta: float, precision: float) -> fl
         accountant.compose(gaussian if q == 1 else PoissonSampledDpEvent(q, gaussian), count)
     epsilon = float(accountant.get_epsilon(delta))
     return epsilon if epsilon < _LARGEST_EPSILON else math.inf
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Epsilon of mu-GDP at `delta`, exact to 1e-9 and never below it (Balle, Wang 2018, Theorem 8); 0 for mu of 0."""
+    return float(get_epsilon_gaussian(1 / mu, delta)) + _TOLERANCE if mu > 0 else 0.0
 
 
 def mu_of(events: Sequence[SumEvent]) -> float | None:

@@ -31,7 +31,7 @@ studies are chosen adaptively (arXiv:2602.06756, arXiv:2602.15815); a test plays
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from privacy.errors import PrivacyError
@@ -188,35 +188,42 @@ def default_orders(epsilon: float, delta: float) -> tuple[float, ...]:
 
 
 def smallest_cap(sums: Sequence[Sums], delta: float) -> LifetimeCap:
-    """The least lifetime budget, to 1 %, that one study fits in: what a simulated site registers.
+    """The least lifetime budget, to 1 % and three digits, that one study fits in: what a simulated site registers.
+
+    Its delta is the given one, or ten, a hundred, ... times as large where epsilon is so large that unlikely events,
+    which cost 1 + e^epsilon times their probability, need more of it.
 
     Raises:
         PrivacyError: there is none.
     """
+    while delta < 1:
+        cap = _smallest_at(sums, delta)
+        if cap.holds(cap.cost(sums)):
+            return cap
+        delta *= 10
+    raise PrivacyError(
+        "Expected a study that fits in some lifetime budget, found one that costs more than any",
+        hint="ask for a smaller epsilon: what an answer costs its site is epsilon_against_server",
+    )
 
-    def cap(epsilon: float) -> LifetimeCap:
-        orders = default_orders(epsilon, delta)
-        return LifetimeCap(epsilon=epsilon, delta=delta, orders=orders)
 
-    def fits(epsilon: float) -> bool:
-        one = cap(epsilon)
-        return one.holds(one.cost(sums))
-
-    return cap(_least(fits, 1e-3, _LARGEST_EPSILON))
-
-
-def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
-    """The least number that fits, to 1 % and three digits."""
-    if not fits(high):
-        raise PrivacyError(
-            f"Expected a study that fits in some lifetime epsilon of at most {high:g}"
-        )
+def _smallest_at(sums: Sequence[Sums], delta: float) -> LifetimeCap:
+    low, high = 1e-3, _LARGEST_EPSILON
     while high / low > 1.01:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        low, high = (low, middle) if _fits(sums, _default_cap(middle, delta)) else (middle, high)
     digit = 10.0 ** (math.floor(math.log10(high)) - 2)
-    rounded = math.ceil(high / digit) * digit
-    return float(f"{rounded:.3g}") if fits(rounded) else high
+    return _default_cap(float(f"{math.ceil(high / digit) * digit:.3g}"), delta)
+
+
+def _default_cap(epsilon: float, delta: float) -> LifetimeCap:
+    return LifetimeCap(epsilon=epsilon, delta=delta, orders=default_orders(epsilon, delta))
+
+
+def _fits(sums: Sequence[Sums], cap: LifetimeCap) -> bool:
+    """As far as divergences go: they cost the less the larger epsilon is, and all else the more."""
+    used = cap.cost(sums).renyi
+    return any(one <= bound for one, bound in zip(used, cap.bounds, strict=True))
 
 
 def _conversion(order: float, delta: float) -> float:

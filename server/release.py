@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,12 +44,14 @@ class Release:
         outcome: what came of it.
         seconds: how long it took.
         simulation: what only a simulation knows: records, metrics, metrics_on, site_records; None for a real run.
+        sites: a simulation's directory of its sites' ledgers and public keys, to be copied; None: there is none.
     """
 
     declaration: Declaration
     outcome: Outcome
     seconds: float
     simulation: Mapping[str, Any] | None = None
+    sites: Path | None = None
 
 
 def write_release(release: Release, directory: Path) -> dict[str, Any]:
@@ -75,6 +78,8 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
         study=study, summary=summary, privacy=privacy, history=history, plots=plots
     )
     _write(directory / "report.html", report)
+    if release.sites is not None:
+        shutil.copytree(release.sites, directory / "sites")
     _write(directory / "manifest.json", _json(_manifest(release, directory)))
     return summary
 
@@ -179,7 +184,11 @@ def _covered(guarantee: Guarantee) -> dict[str, list[str]]:
 def _people_with_more(study: Study) -> list[str]:
     """Whom the unit of privacy covers only in part."""
     if study.training.algorithm == "dp-fedavg":
-        return []
+        sentence = (
+            "One record of a site that stays (the guarantee is for a site replaced by an empty one): it can change "
+            "its site's part by twice as much, and is protected with half the noise multiplier."
+        )
+        return [sentence]
     said = []
     if study.data.unit is None:
         said.append("A person with several records: the guarantee is for each record alone.")

@@ -50,6 +50,7 @@ FILES: Mapping[str, str] = {
     "summary.json": "the figures of this page, for scripts",
     "history.jsonl": "one line a query: who answered, loss, cost",
     "sums.safetensors": "the sums over the sites, from which the model can be computed again",
+    "sites/": "a simulation's sites: the ledger and the public key of each",
     "plots/": "the plots of this page, as SVG files",
     "manifest.json": "SHA-256 of every other file, and who took part when; not signed yet",
 }

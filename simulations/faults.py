@@ -1,15 +1,18 @@
-"""Faults that a simulation injects, reproducible from its seed."""
+"""Faults: those that a simulation injects, reproducible from its seed, and one that it holds off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from flwr.app import Message
 
 from privacy.errors import UserError
 
-__all__ = ["random_drops"]
+__all__ = ["random_drops", "uninterrupted"]
 
 
 def random_drops(rate: float, *, simulation_seed: int) -> Callable[[Message], bool]:
@@ -26,3 +29,19 @@ def random_drops(rate: float, *, simulation_seed: int) -> Callable[[Message], bo
         return bool(np.random.Generator(np.random.PCG64(place)).random() < rate)
 
     return drops
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: a query that a site has charged and not answered would be burnt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        signal.raise_signal(signal.SIGINT)

@@ -12,6 +12,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from simulations.faults import uninterrupted
+
 __all__ = ["NODE_UNAVAILABLE", "InProcessGrid", "over_the_wire"]
 
 NODE_UNAVAILABLE = 5
@@ -73,8 +75,9 @@ class InProcessGrid(Grid):
         return list(self._apps)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver messages; their replies wait to be pulled."""
-        return [self._deliver(message) for message in messages]
+        """Deliver messages; their replies wait to be pulled. Ctrl-C takes effect when all sites have answered."""
+        with uninterrupted():
+            return [self._deliver(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies to these messages, each handed out once."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, RecordDict
 
-from client.answers import Site, scaled_units, units_of
+from client.answers import scaled_units, units_of
 from client.app import make_client_app
 from client.sources import frozen, load
 from client.tables import Records, check_pooled, records_of
@@ -33,6 +33,7 @@ from server.rounds import Job, Outcome
 from simulations.faults import random_drops
 from simulations.grid import InProcessGrid
 from simulations.partitions import parse_partition, split_units
+from simulations.sites import simulated_sites
 from simulations.workplace import workplace
 from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
@@ -92,7 +93,7 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
     with workplace(options.out, federation.identity(options), resume=options.resume) as place:
         options.on_start(federation.declaration)
         try:
-            outcome = _run(federation, options, drops, place / "checkpoint")
+            outcome = _run(federation, options, drops, place)
         except RoundAbandonedError:
             if not options.resume:
                 shutil.rmtree(place)  # the same faults would meet a resumed run
@@ -107,6 +108,7 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
                 "metrics_on": federation.metrics_on,
                 "site_records": federation.site_records(),
             },
+            sites=place / "sites",
         )
         return write_release(release, place / "release")
 
@@ -223,14 +225,9 @@ def _with_trust(study: Study, trust: Trust) -> Study:
 
 
 def _run(
-    federation: _Federation, options: Options, drops: Callable[[Message], bool], checkpoint: Path
+    federation: _Federation, options: Options, drops: Callable[[Message], bool], place: Path
 ) -> Outcome:
     names, study = federation.names(), federation.study
-    sites = [
-        _site(federation, name, share)
-        for name, share in zip(names.values(), federation.shares, strict=True)
-    ]
-    apps = {node: make_client_app(site) for node, site in zip(names, sites, strict=True)}
     every = max(1, -(-study.training.rounds // _EVALUATIONS))
 
     def evaluate(number: int, candidate: Parameters) -> dict[str, float | None] | None:
@@ -240,25 +237,25 @@ def _run(
     job = Job(
         declaration=federation.declaration,
         sites=names,
-        directory=checkpoint,
+        directory=place / "checkpoint",
         durable=False,
         entropy=federation.entropy("coordinator"),
         on_round=options.on_round,
         evaluate=evaluate,
     )
-    grid = InProcessGrid(apps, drops=drops)
     outcomes: list[Outcome] = []
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
-    make_server_app(job, outcomes.append)(grid, context)
-    for site in sites:
-        if site.problems:
-            raise DiscreetError(f"{site.name} could not compute its part: {site.problems[0]}")
+    shares = zip(names.values(), federation.shares, strict=True)
+    records = {name: federation.records.select(share) for name, share in shares}
+    with simulated_sites(
+        federation.declaration, records, entropy=federation.entropy, directory=place / "sites"
+    ) as sites:
+        apps = {node: make_client_app(sites[name]) for node, name in names.items()}
+        make_server_app(job, outcomes.append)(InProcessGrid(apps, drops=drops), context)
+        for name, site in sites.items():
+            if site.problems:
+                raise DiscreetError(f"{name} could not compute its part: {site.problems[0]}")
+            site.close_study(federation.declaration.hash)
     if not outcomes:
         raise DiscreetError("The run ended without a result")
     return outcomes[0]
-
-
-def _site(federation: _Federation, name: str, share: npt.NDArray[np.int64]) -> Site:
-    site = Site(name, entropy=federation.entropy(name), allow_unsafe=True)
-    site.approve(federation.declaration, federation.records.select(share))
-    return site

@@ -18,7 +18,8 @@ from privacy.errors import UserError
 __all__ = ["workplace"]
 
 _LOCK, _OPTIONS, _REPLACED = "lock", "options.json", "replaced"
-_OURS = {_LOCK, _OPTIONS, _REPLACED, "checkpoint", "release"}
+_WORK = ("checkpoint", "sites", "release", _REPLACED)
+_OURS = {_LOCK, _OPTIONS, *_WORK}
 
 
 @contextmanager
@@ -78,6 +79,6 @@ def _prepare(place: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
             )
         shutil.rmtree(place / "release", ignore_errors=True)
         return
-    for name in ("checkpoint", "release", _REPLACED):
+    for name in _WORK:
         shutil.rmtree(place / name, ignore_errors=True)
     options.write_text(json.dumps(identity), encoding="utf-8")

@@ -26,7 +26,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, get_args, get_origin
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from privacy.discrete_gaussian import Deviation
 from privacy.errors import PrivacyError, ProtocolError
@@ -39,6 +40,8 @@ from study.signing import SigningKey, verify
 
 __all__ = [
     "BODIES",
+    "DISTANCE",
+    "Adjacency",
     "Answered",
     "Approved",
     "Body",
@@ -60,6 +63,12 @@ LEDGER_VERSION = 1
 FIRST = "0" * 64
 """What entry 0 holds in the place of a hash."""
 
+Adjacency = Literal["add-or-remove-one", "replace-one"]
+
+DISTANCE: Mapping[Adjacency, int] = MappingProxyType({"add-or-remove-one": 1, "replace-one": 2})
+"""How many times Delta(s) (1 + eta) a neighbour is away at most: two vectors of norm C differ by 2 C, and
+Delta(2 r) <= 2 Delta(r)."""
+
 _LONGEST_NAME = 200
 
 
@@ -80,7 +89,7 @@ class SumTerms:
     """
 
     version: int = LEDGER_VERSION
-    adjacency: str
+    adjacency: Adjacency
     unit: str
     part: Part
     dimension: int
@@ -105,8 +114,6 @@ class SumTerms:
         _check(self)
         if self.version != LEDGER_VERSION:
             raise ProtocolError(f"Expected terms of version {LEDGER_VERSION}")
-        if self.adjacency != "add-or-remove-one":
-            raise ProtocolError("Expected neighbours by adding or removing one unit")
         if not 1 <= self.sites_per_unit <= self.sites or not 1 <= self.shares <= self.sites:
             raise ProtocolError("Expected sites_per_unit and shares from 1 to the number of sites")
         if not 1 <= self.survivors <= self.sites or not self.colluding >= 0:
@@ -132,7 +139,7 @@ class SumTerms:
             slack=self.slack, deviation=Deviation(self.base, self.stretch), scale=self.scale,
             bits=32 if self.bits == 32 else 64,
         )  # fmt: skip
-        found = mechanism.noise_multiplier_of(self.shares)
+        found = mechanism.noise_multiplier_of(self.shares) / DISTANCE[self.adjacency]
         if not self.noise_multiplier <= found * (1 + 1e-9):
             raise PrivacyError(
                 f"Expected noise_multiplier={self.noise_multiplier:.9g} of at most {found:.9g}, as its terms yield"
@@ -317,11 +324,12 @@ class Entry:
     body: Body
 
     def __post_init__(self) -> None:
-        _check(self)
-        _require_index(self.sequence)
+        if not isinstance(self.previous, str) or type(self.body) not in BODIES.values():
+            raise ProtocolError("Expected an entry that follows a hash and says something")
+        for number, largest in ((self.sequence, 2**31), (self.time, 2**53)):
+            if type(number) is not int or not 0 <= number < largest:
+                raise ProtocolError("Expected a sequence and a time of at least 0")
         _require_hash(self.previous)
-        if self.time < 0:
-            raise ProtocolError("Expected a time of at least 0")
 
     def to_values(self) -> dict[str, Any]:
         """JSON form."""

@@ -1,4 +1,4 @@
-"""Receipts: what a site signs with every answer, so that others can tell a ledger that was put back from one that was not.
+"""Receipts: what a site signs with every answer, so that others can tell when its ledger was put back or forked.
 
 A receipt names the entry that charged the query. Whoever keeps receipts holds a ledger to them: one that ends before a
 receipted entry was rolled back; one that has another entry in its place, and two receipts of one number with different
@@ -127,9 +127,10 @@ def check_receipts(
         ProtocolError: a receipt that the site of this key did not sign.
     """
     count = 0
-    for count, signed in enumerate(receipts, start=1):
+    for signed in receipts:
         signed.verify(public)
         _check(entries, state, signed.receipt)
+        count += 1
     return count
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import DATA_SET, ledger_of
 from scipy import stats
 
 from client.answers import RefusedError, Site, scaled_units, system_entropy, units_of
@@ -94,8 +95,8 @@ def reproducible(name):
 class WillingSite(Site):
     """A site whose operator approves, with the same records, every study that can be approved at all."""
 
-    def __init__(self, name, records, **settings_):
-        super().__init__(name, **settings_)
+    def __init__(self, name, records, unit=None, **settings_):
+        super().__init__(ledger_of(name, unit=unit), **settings_)
         self.records = records
         self.seen = set()
 
@@ -104,7 +105,7 @@ class WillingSite(Site):
             declaration = SumQuery.from_bytes(content).declaration
             if declaration.hash not in self.seen:
                 self.seen.add(declaration.hash)
-                self.approve(declaration, self.records)
+                self.approve(declaration, self.records, data_set=DATA_SET)
         return super().answer(content)
 
 
@@ -179,7 +180,15 @@ class TestCharges:
         answers = [site.answer(query_of(one, index=7 * index)) for index in range(count)]
         for index in (1, 7 * count, 2**31 - 1):
             assert refusal_of(site, query_of(one, index=index)) == Refusal.TOO_MANY_QUERIES
-        assert site.answer(query_of(one, index=0)) == answers[0]
+        assert site.answer(query_of(one, index=7 * (count - 1))) == answers[-1]
+
+    def test_bytes_that_are_not_kept_any_more_are_never_computed_again(self):
+        """The latest two are kept: a coordinator asks again only for the trip that is open."""
+        one, site = declaration_of(), site_of()
+        answers = [site.answer(query_of(one, index=index)) for index in range(3)]
+        for index in (1, 2):
+            assert site.answer(query_of(one, index=index)) == answers[index]
+        assert refusal_of(site, query_of(one, index=0)) == Refusal.UNAVAILABLE
 
     def test_every_function_has_a_count_of_its_own(self):
         one, site = declaration_of(data=STANDARD, training={"rounds": 2}), site_of()
@@ -281,7 +290,11 @@ class TestCharges:
     def test_more_units_than_declared_are_refused_when_a_study_is_approved(self):
         """Said to the operator, before any round; a query of that study is one that was never approved."""
         one = declaration_of(sites={"maximum_records": 5})
-        for approve in (site_of().approve, lambda one, records: units_of(records, one.study)):
+        site = site_of()
+        for approve in (
+            lambda one, records: site.approve(one, records, data_set=DATA_SET),
+            lambda one, records: units_of(records, one.study),
+        ):
             with pytest.raises(
                 DataError, match="expected at most 5 training units at one site, found 12"
             ):
@@ -292,16 +305,16 @@ class TestCharges:
 class TestRefusals:
     def test_a_study_that_the_site_has_not_approved_is_refused(self):
         one, other = declaration_of(), declaration_of(number=1)
-        site = Site("site", entropy=reproducible("site"))
+        site = Site(ledger_of(), entropy=reproducible("site"))
         assert refusal_of(site, query_of(one)) == Refusal.NOT_APPROVED
-        site.approve(one, records_of())
+        site.approve(one, records_of(), data_set=DATA_SET)
         site.answer(query_of(one))
         for _ in range(2):
             assert refusal_of(site, query_of(other)) == Refusal.NOT_APPROVED
 
     def test_a_study_that_differs_in_anything_is_not_the_approved_one(self):
-        one, site = declaration_of(), Site("site", entropy=reproducible("site"))
-        site.approve(one, records_of())
+        one, site = declaration_of(), Site(ledger_of(), entropy=reproducible("site"))
+        site.approve(one, records_of(), data_set=DATA_SET)
         for changed in (
             {"number": 1}, {"training": {"rounds": 5}}, {"privacy": {"noise_multiplier": 2.9}},
             {"privacy": {"clipping_norm": 1.1}}, {"data": {"bounds": {"default": (0.0, 9.0)}}},
@@ -310,17 +323,17 @@ class TestRefusals:
         site.answer(query_of(one))
 
     def test_approving_twice_gives_no_second_budget(self):
-        one, site = declaration_of(training={"rounds": 1}), Site("site")
-        site.approve(one, records_of())
+        one, site = declaration_of(training={"rounds": 1}), Site(ledger_of())
+        site.approve(one, records_of(), data_set=DATA_SET)
         first = site.answer(query_of(one))
-        site.approve(one, records_of())
+        site.approve(one, records_of(), data_set=DATA_SET)
         assert site.answer(query_of(one)) == first
         assert refusal_of(site, query_of(one, index=1)) == Refusal.TOO_MANY_QUERIES
 
     def test_a_study_without_privacy_needs_a_site_that_says_so(self):
         one = declaration_of(privacy={"trust": "unsafe", "noise_multiplier": None})
         with pytest.raises(PrivacyError, match="unsafe"):
-            site_of().approve(one, records_of())
+            site_of().approve(one, records_of(), data_set=DATA_SET)
         assert refusal_of(site_of(), query_of(one)) == Refusal.NOT_APPROVED
         found = vector_of(site_of(allow_unsafe=True).answer(query_of(one)))
         assert found.dtype == np.float64
@@ -333,7 +346,7 @@ class TestRefusals:
         )
         site = site_of()
         with pytest.raises(PrivacyError, match="Expected noise for epsilon=1"):
-            site.approve(less, records_of())
+            site.approve(less, records_of(), data_set=DATA_SET)
         assert refusal_of(site, query_of(less)) == Refusal.NOT_APPROVED
         site.answer(query_of(enough))
 
@@ -403,10 +416,10 @@ class TestRefusals:
     )  # fmt: skip
     def test_extreme_constants_are_approved_or_refused_in_words(self, settings_):
         """Whatever the contract admits: the operator reads a sentence, the server a fixed code or an answer."""
-        one, site = declaration_of(**settings_), Site("site", entropy=reproducible("site"))
+        one, site = declaration_of(**settings_), Site(ledger_of(), entropy=reproducible("site"))
         refused = ""
         try:
-            site.approve(one, records_of())
+            site.approve(one, records_of(), data_set=DATA_SET)
         except (PrivacyError, StudyError, DataError) as error:
             refused = error.message
         head = {"kind": "sum-query", "declaration": one.to_values(), "index": 0, "function": "gradient",
@@ -460,7 +473,10 @@ class TestNothingDependsOnTheData:
             guarantee.stages[-1].sampling_rate < 1
         )  # then every site's accountant takes half a second
         names = ["normal", "empty", "not a number"] if sampled else list(SITES)
-        answers = {name: site_of(SITES[name](), name=name).answer(content) for name in names}
+        unit = one.study.data.unit
+        answers = {
+            name: site_of(SITES[name](), name=name, unit=unit).answer(content) for name in names
+        }
         assert len({len(each) for each in answers.values()}) == 1
         mechanism = guarantee.mechanism(function)
         dtype = np.int32 if mechanism.bits == 32 else np.int64

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from flwr.clientapp import ClientApp
+from ledgers import DATA_SET, ledger_of
 
 from client.answers import Site
 from client.app import make_client_app
@@ -60,9 +61,9 @@ class Federation:
         return records_of(int(name.removeprefix("site-")))
 
     def site(self, name, *, approved=True):
-        site = Site(name, entropy=entropy_of(name), allow_unsafe=True)
+        site = Site(ledger_of(name), entropy=entropy_of(name), allow_unsafe=True)
         if approved:
-            site.approve(self.declaration, self.records(name))
+            site.approve(self.declaration, self.records(name), data_set=DATA_SET)
         return site
 
     def recorded(self, name, site):

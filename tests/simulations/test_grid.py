@@ -7,6 +7,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from ledgers import DATA_SET, ledger_of
 
 from client.answers import Site, units_of
 from client.app import make_client_app
@@ -167,7 +168,7 @@ def test_every_node_has_a_context_of_its_own_that_lasts(grid, seen):
 @pytest.mark.parametrize("kind", ["train", "evaluate", "query.other", "query"])
 def test_a_message_of_another_kind_is_not_answered_by_a_site(kind):
     """Flower's own SuperNode turns this ValueError into an error reply."""
-    grid = InProcessGrid({2: make_client_app(Site("a"))})
+    grid = InProcessGrid({2: make_client_app(Site(ledger_of()))})
     message = Message(content(n=1), dst_node_id=2, message_type=kind, ttl=60.0)
     with pytest.raises(ValueError, match="function registered"):
         grid.push_messages([message])
@@ -183,8 +184,8 @@ def frozen_study(template="house-prices-private"):
 def site_of(name, records, query, **other):
     """A site that has approved the study of `query`."""
     settings = {"entropy": lambda *labels: derive_key(b"test", name, *labels), "allow_unsafe": True}
-    site = Site(name, **settings | other)
-    site.approve(SumQuery.from_bytes(query).declaration, records)
+    site = Site(ledger_of(name), **settings | other)
+    site.approve(SumQuery.from_bytes(query).declaration, records, data_set=DATA_SET)
     return site
 
 
@@ -238,7 +239,7 @@ def test_a_query_that_is_asked_again_through_the_grid_is_answered_with_the_same_
 )
 def test_a_refusal_crosses_the_grid_as_its_code_and_nothing_else(federation, sent, refusal):
     _, queries = federation
-    grid = InProcessGrid({7: make_client_app(Site("site"))})
+    grid = InProcessGrid({7: make_client_app(Site(ledger_of()))})
     message = query_message(sent or queries[0], index=0, node_id=7, seconds=60.0)
     (reply,) = grid.send_and_receive([message])
     assert reply.error.code == refusal
@@ -247,6 +248,6 @@ def test_a_refusal_crosses_the_grid_as_its_code_and_nothing_else(federation, sen
 
 
 def test_a_message_with_another_record_is_refused_as_malformed():
-    grid = InProcessGrid({7: make_client_app(Site("site"))})
+    grid = InProcessGrid({7: make_client_app(Site(ledger_of()))})
     (reply,) = grid.send_and_receive([query(content(n=1), 7)])
     assert reply.error.code == Refusal.MALFORMED

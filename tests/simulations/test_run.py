@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.answers import Site
+from client.ledger import read_ledger
 from privacy.errors import DataError, DiscreetError, RoundAbandonedError, StudyError, UserError
 from simulations.run import Options, simulate
 from study.contract import Data, Model, Privacy, Sites, Study, Training
@@ -329,7 +330,7 @@ def release_of(directory):
     for path in directory.rglob("*"):
         name = path.relative_to(directory).as_posix()
         if path.is_file() and name not in ("report.html", "manifest.json", "history.jsonl"):
-            found[name] = path.read_bytes()
+            found[name] = read_ledger(path) if name.endswith(".sqlite") else path.read_bytes()
     found["summary.json"] = json.loads(found["summary.json"]) | {"seconds": 0}
     found["history"] = [line | {"seconds": 0} for line in lines_of(directory)]
     queries = json.loads((directory / "manifest.json").read_text())["queries"]
@@ -368,7 +369,7 @@ def test_a_resumed_run_asks_its_sites_only_what_is_left(out, monkeypatch):
     asked, answer = [], Site.answer
 
     def counting(site, content):
-        asked.append(site.name)
+        asked.append(site)
         return answer(site, content)
 
     monkeypatch.setattr(Site, "answer", counting)

@@ -1,0 +1,48 @@
+"""What a ledger adds up to, as plain values for commands and reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from privacy.accounting import gaussian_epsilon
+from study.ledger_state import LedgerState, StudyAccount
+
+__all__ = ["budget_summary", "study_summary"]
+
+
+def budget_summary(state: LedgerState, namespace: str) -> dict[str, Any]:
+    """How a namespace's lifetime budget stands.
+
+    `remaining_mu` is that of the largest unsampled study which still fits, `remaining_study_epsilon` that study's
+    epsilon at the lifetime delta. Epsilons that are spent do not add up, nor with what remains: divergences do, order
+    by order.
+    """
+    budget = state.budget(namespace)
+    if budget is None:
+        return {"namespace": namespace, "protected": False, "epsilon": None}
+    mu = budget.cap.remaining_mu(budget.held)
+    orders = zip(
+        budget.cap.orders, budget.spent.renyi, budget.held.renyi, budget.cap.bounds, strict=True
+    )
+    return {
+        "namespace": namespace, "protected": True, "epsilon": budget.cap.epsilon, "delta": budget.cap.delta,
+        "epsilon_spent": budget.epsilon_spent, "epsilon_spent_and_reserved": budget.epsilon_held,
+        "remaining_mu": mu, "remaining_study_epsilon": gaussian_epsilon(mu, budget.cap.delta),
+        "orders": [dict(zip(("order", "spent", "held", "bound"), each, strict=True)) for each in orders],
+        "delta_extra": {
+            "spent": budget.spent.extra, "held": budget.held.extra, "bound": budget.cap.extra,
+        },
+    }  # fmt: skip
+
+
+def study_summary(state: LedgerState, account: StudyAccount) -> dict[str, Any]:
+    """How far a study has come."""
+    approval = account.approval
+    statuses = [each.status for each in account.asked.values()]
+    return {
+        "name": approval.name, "study": approval.study, "data_set": approval.data_set,
+        "namespace": state.data_sets[approval.data_set].namespace, "trust": approval.trust,
+        "status": "closed" if account.closed else "open",
+        "declared": sum(each.count for each in approval.sums), "charged": len(statuses),
+        "answered": statuses.count("answered"), "burnt": statuses.count("burnt"),
+    }  # fmt: skip

@@ -1,0 +1,86 @@
+"""The sites of a simulation: each with a real ledger, a key of its own, and a budget that this very study fits in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from client.answers import Entropy, Site
+from client.ledger import Ledger, create_ledger
+from client.registration import register
+from client.tables import Records
+from privacy.filters import LifetimeCap, smallest_cap
+from study.charging import declared_sums
+from study.declaration import Declaration
+from study.guarantee import Guarantee
+from study.keyfiles import write_public_key
+from study.signing import SigningKey
+
+__all__ = ["simulated_sites"]
+
+_NAMESPACE, _DATA_SET = "simulation", "records"
+
+
+@contextmanager
+def simulated_sites(
+    declaration: Declaration,
+    records: Mapping[str, Records],
+    *,
+    entropy: Callable[[str], Entropy],
+    directory: Path,
+) -> Iterator[dict[str, Site]]:
+    """Sites by name that have approved the study; `directory/NAME` holds `ledger.sqlite` and `site.pub`.
+
+    What an interrupted run has left there is gone on with. At the end the ledgers are closed, whatever happened.
+
+    Arguments:
+        records: of every site, by name.
+        entropy: reproducible keys of a party: what no real site ever uses.
+    """
+    cap = _cap_for(declaration)
+    with ExitStack() as opened:
+        sites = {}
+        for name, each in records.items():
+            key = SigningKey.from_seed(entropy(name)("identity"))
+            ledger = _ledger(directory / name, name, key)
+            opened.callback(ledger.close)
+            if _DATA_SET not in ledger.state.data_sets:
+                register(
+                    ledger, key, data_set=_DATA_SET, namespace=_NAMESPACE, unit=declaration.study.data.unit,
+                    identities=each.identities, cap=cap,
+                )  # fmt: skip
+            sites[name] = Site(ledger, entropy=entropy(name), allow_unsafe=True)
+            if declaration.hash not in ledger.state.studies or not _is_over(ledger, declaration):
+                sites[name].approve(declaration, each, data_set=_DATA_SET)
+        yield sites
+
+
+def _is_over(ledger: Ledger, declaration: Declaration) -> bool:
+    return ledger.state.account(declaration.hash).closed
+
+
+def _ledger(directory: Path, name: str, key: SigningKey) -> Ledger:
+    path = directory / "ledger.sqlite"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        create_ledger(path, key, name, clock=_no_clock)
+    public = directory / "site.pub"
+    if not public.exists():
+        write_public_key(public, key)
+    return Ledger(path, key, clock=_no_clock, durable=False)
+
+
+def _no_clock() -> float:
+    """A simulation's ledgers follow from its seed, as all of its release does."""
+    return 0.0
+
+
+def _cap_for(declaration: Declaration) -> LifetimeCap | None:
+    """The least lifetime budget that the study fits in; none for a study without privacy."""
+    study = declaration.study
+    if study.privacy.trust == "unsafe":
+        return None
+    declared = declared_sums(Guarantee(declaration))
+    sums = [each.terms.sums(each.count) for each in declared if each.terms is not None]
+    return smallest_cap(sums, study.privacy.delta)
