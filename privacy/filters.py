@@ -203,7 +203,7 @@ def smallest_cap(sums: Sequence[Sums], delta: float) -> LifetimeCap:
         delta *= 10
     raise PrivacyError(
         "Expected a study that fits in some lifetime budget, found one that costs more than any",
-        hint="ask for a smaller epsilon: what an answer costs its site is epsilon_against_server",
+        hint="ask for a smaller epsilon",
     )
 
 

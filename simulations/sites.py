@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from client.answers import Entropy, Site
 from client.ledger import Ledger, create_ledger
 from client.registration import register
 from client.tables import Records
+from privacy.errors import PrivacyError
 from privacy.filters import LifetimeCap, smallest_cap
 from study.charging import declared_sums
 from study.declaration import Declaration
@@ -77,10 +78,15 @@ def _no_clock() -> float:
 
 
 def _cap_for(declaration: Declaration) -> LifetimeCap | None:
-    """The least lifetime budget that the study fits in; none for a study without privacy."""
+    """The least lifetime budget that the study fits in.
+
+    None for a study without privacy, and for one whose answers cost more than any budget: a real site would refuse it.
+    """
     study = declaration.study
     if study.privacy.trust == "unsafe":
         return None
     declared = declared_sums(Guarantee(declaration))
     sums = [each.terms.sums(each.count) for each in declared if each.terms is not None]
-    return smallest_cap(sums, study.privacy.delta)
+    with suppress(PrivacyError):
+        return smallest_cap(sums, study.privacy.delta)
+    return None

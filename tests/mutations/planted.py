@@ -1,0 +1,371 @@
+"""Privacy bugs to plant, one at a time, into a copy of the code. No test knows this list; each must be found by one.
+
+A bug is a text that is replaced in one file; a text that is not there exactly once is an error, so that the list keeps up with the
+code. `killer` is a test that fails with the bug and passes without it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bug:
+    name: str
+    file: str
+    old: str
+    new: str
+    killer: str
+
+
+ANSWERS = "tests/client/test_answers.py"
+CONTRIBUTIONS = "tests/study/test_contributions.py"
+GUARANTEE = "tests/study/test_guarantee.py"
+SUM = "tests/privacy/test_private_sum.py"
+
+BUGS = [
+    Bug(
+        "noise halved",
+        "privacy/private_sum.py",
+        "    return sample_discrete_gaussian(mechanism.deviation, mechanism.dimension, keystream)\n",
+        "    return sample_discrete_gaussian(mechanism.deviation, mechanism.dimension, keystream) // 2\n",
+        SUM,
+    ),
+    Bug(
+        "noise sized for all sites, as if nobody colluded or dropped out",
+        "study/guarantee.py",
+        'shares = survivors - privacy.max_colluding if privacy.trust == "aggregate" else 1',
+        'shares = sites if privacy.trust == "aggregate" else 1',
+        GUARANTEE,
+    ),
+    Bug(
+        "survivors of the roster, dropouts forgotten",
+        "study/guarantee.py",
+        "    survivors = sites - privacy.max_dropouts\n",
+        "    survivors = sites\n",
+        GUARANTEE,
+    ),
+    Bug(
+        "only the last layer clipped",
+        "gradients/per_example.py",
+        "        squares += gradient.squared_norms()\n",
+        "        squares += 0 * gradient.squared_norms()\n",
+        "tests/gradients/test_derivatives.py",
+    ),
+    Bug(
+        "biases (and scalars) left out of the norm",
+        "gradients/blocks.py",
+        '"augmented": np.pad(squares, padding).reshape(-1) + 1,',
+        '"augmented": np.pad(squares, padding).reshape(-1),',
+        "tests/gradients/test_derivatives.py",
+    ),
+    Bug(
+        "NaN passes clipping",
+        "privacy/clipping.py",
+        "    finite = np.isfinite(norms) & (norms >= 0)\n",
+        "    finite = np.isnan(norms) | (np.isfinite(norms) & (norms >= 0))\n",
+        "tests/privacy/test_clipping.py",
+    ),
+    Bug(
+        "a zero norm divides by zero",
+        "privacy/clipping.py",
+        "        weights = bound / np.maximum(safe, bound)\n",
+        "        weights = np.minimum(1, bound / safe)\n",
+        "tests/privacy/test_clipping.py",
+    ),
+    Bug(
+        "a site's sum weighted by its number of units",
+        "client/answers.py",
+        "            return study.contributor.clipped_sum(query.function, query.parameters, chosen)\n",
+        "            found = study.contributor.clipped_sum(query.function, query.parameters, chosen)\n"
+        "            return found * max(1, int(chosen.sum())) / 4\n",
+        ANSWERS,
+    ),
+    Bug(
+        "clipped after summing",
+        "study/contributions.py",
+        "            weights = self._weights(np.hypot(gradients.norms, signal), stage)\n"
+        "            gradients.weighted_sum(weights, add_to=total[: self._model.size])\n",
+        "            weights = np.ones_like(signal)\n"
+        "            gradients.weighted_sum(weights, add_to=total[: self._model.size])\n"
+        "            total *= float(self._weights(np.array([np.linalg.norm(total)]), stage)[0])\n",
+        CONTRIBUTIONS,
+    ),
+    Bug(
+        "Gram-matrix norms in float32, without a bound for cancellation",
+        "gradients/dense.py",
+        "        squares = np.empty(self._batch.units)\n"
+        "        for part, weights, biases in self._gradients():\n",
+        "        units, rows = self._batch.units, self._batch.rows\n"
+        "        inputs = self._columns.reshape(-1, units, rows)\n"
+        "        deltas = self._deltas.reshape(-1, units, rows)\n"
+        '        gram = np.einsum("iur,ius->urs", inputs, inputs) + 1\n'
+        '        gram = gram * np.einsum("our,ous->urs", deltas, deltas)\n'
+        "        return np.abs(gram.sum(axis=(1, 2))).astype(np.float64)\n"
+        "        squares = np.empty(self._batch.units)\n"
+        "        for part, weights, biases in self._gradients():\n",
+        "tests/gradients",
+    ),
+    Bug(
+        "a unit's gradient divided by the rows of its whole block",
+        "gradients/blocks.py",
+        "    weights = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)\n",
+        "    weights = rows / np.maximum(rows.sum(), 1)\n",
+        "tests/gradients",
+    ),
+    Bug(
+        "one keystream for dither and noise",
+        "client/answers.py",
+        'noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,',
+        'noise_share=Keystream(self._entropy("dither", *labels)) if with_noise else None,',
+        ANSWERS,
+    ),
+    Bug(
+        "the same noise for every query",
+        "client/answers.py",
+        'noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,',
+        'noise_share=Keystream(self._entropy("noise", query.declaration.hash)) if with_noise else None,',
+        ANSWERS,
+    ),
+    Bug(
+        "a keystream that starts anew at every call",
+        "privacy/keystream.py",
+        "        with self._lock:\n",
+        "        self._encryptor = Cipher(algorithms.AES256(self._key), modes.CTR(bytes(16))).encryptor()\n"
+        "        with self._lock:\n",
+        "tests/privacy/test_keystream.py",
+    ),
+    Bug(
+        "sampling with replacement, of a fixed size",
+        "privacy/sampling.py",
+        "    return keystream.words(count) < np.uint64(math.floor(rate * 2.0**64))\n",
+        "    chosen = np.zeros(count, dtype=np.bool_)\n"
+        "    if count:\n"
+        "        chosen[keystream.words(round(rate * count)) % np.uint64(count)] = True\n"
+        "    return chosen\n",
+        "tests/privacy/test_sampling.py",
+    ),
+    Bug(
+        "sampling rate from the true count",
+        "client/answers.py",
+        "            chosen = poisson_sample(study.contributor.unit_count, stage.sampling_rate, sample)\n",
+        "            rate = stage.sampling_rate if stage.sampling_rate == 1 else min(\n"
+        "                0.99, stage.sampling_rate * 20 / max(1, study.contributor.unit_count))\n"
+        "            chosen = poisson_sample(study.contributor.unit_count, rate, sample)\n",
+        ANSWERS,
+    ),
+    Bug(
+        "sensitivity before rounding",
+        "privacy/rounding.py",
+        "    return min(reach + root, math.sqrt(likely))\n",
+        "    return reach\n",
+        "tests/privacy/test_rounding.py",
+    ),
+    Bug(
+        "floating-point slack left out of the sensitivity",
+        "privacy/private_sum.py",
+        "    return sites * rounded_sensitivity(reach / sites, dimension, beta) * (1 + eta)\n",
+        "    return sites * rounded_sensitivity(reach / sites, dimension, beta)\n",
+        SUM,
+    ),
+    Bug(
+        "rounding of one site counted for a unit at several",
+        "privacy/private_sum.py",
+        "    return sites * rounded_sensitivity(reach / sites, dimension, beta) * (1 + eta)\n",
+        "    return rounded_sensitivity(reach, dimension, beta) * (1 + eta)\n",
+        SUM,
+    ),
+    Bug(
+        "a unit at several sites clipped to C at each",
+        "privacy/private_sum.py",
+        "        return self.clipping_norm / self.sites_per_unit\n",
+        "        return self.clipping_norm\n",
+        SUM,
+    ),
+    Bug(
+        "no clamp: a unit's part may wrap around the ring",
+        "privacy/rounding.py",
+        "    clamped = np.clip(scaled, -float(clamp), float(clamp))\n",
+        "    clamped = scaled\n",
+        "tests/privacy/test_rounding.py",
+    ),
+    Bug(
+        "rounding to nearest, without dither",
+        "privacy/rounding.py",
+        "    dither = keystream.words(scaled.size)\n",
+        "    dither = np.full(scaled.size, 2**63, dtype=np.uint64)\n",
+        "tests/privacy/test_rounding.py",
+    ),
+    Bug(
+        "charged after computing",
+        "client/answers.py",
+        "        self._ledger.charge(*key, query.function, name)\n"
+        "        try:\n"
+        "            answer = self._computed(study, query, name).to_bytes()\n",
+        "        try:\n"
+        "            answer = self._computed(study, query, name).to_bytes()\n"
+        "            self._ledger.charge(*key, query.function, name)\n",
+        ANSWERS,
+    ),
+    Bug(
+        "not charged at all",
+        "client/answers.py",
+        "        self._ledger.charge(*key, query.function, name)\n",
+        "",
+        ANSWERS,
+    ),
+    Bug(
+        "computed again after a crash",
+        "client/answers.py",
+        "        if answer is None:\n            raise RefusedError(Refusal.UNAVAILABLE)\n",
+        "        if answer is None and asked.answer is None and self._last is not None:\n"
+        "            return self._computed(*self._last, name).to_bytes()\n"
+        "        if answer is None:\n"
+        "            raise RefusedError(Refusal.UNAVAILABLE)\n",
+        ANSWERS,
+    ),
+    Bug(
+        "a repeated query computed anew",
+        "client/answers.py",
+        "                return self._anew(study, query, name) if asked is None else self._again(asked, name)\n",
+        "                again = self._computed(study, query, name).to_bytes\n"
+        "                return self._anew(study, query, name) if asked is None else again()\n",
+        ANSWERS,
+    ),
+    Bug(
+        "another query under an old number answered",
+        "client/answers.py",
+        "        if asked.charge.query != name:\n"
+        "            raise RefusedError(Refusal.OTHER_QUERY_ANSWERED)\n",
+        "",
+        ANSWERS,
+    ),
+    Bug(
+        "more sums than declared",
+        "study/ledger_state.py",
+        "        if account.charged[body.function] >= declared.count:\n",
+        "        if account.charged[body.function] > declared.count:\n",
+        "tests/study/test_ledger_state.py",
+    ),
+    Bug(
+        "a ledger entry may be removed",
+        "study/ledger_state.py",
+        "        if (entry.sequence, entry.previous) != (self.entries, self.head):\n",
+        "        if entry.sequence < self.entries:\n",
+        "tests/audit/test_verify.py",
+    ),
+    Bug(
+        "a ledger entry may be edited",
+        "study/ledger_state.py",
+        "            each.verify(named)\n",
+        "",
+        "tests/audit/test_verify.py",
+    ),
+    Bug(
+        "a budget of another namespace",
+        "study/ledger_state.py",
+        "            if self.data_sets[account.approval.data_set].namespace == namespace:\n",
+        "            if self.data_sets[account.approval.data_set].namespace != namespace:\n",
+        "tests/study/test_ledger_state.py",
+    ),
+    Bug(
+        "rounds not asked yet are not reserved",
+        "study/ledger_state.py",
+        "        if self.closed:\n            return self.spent()\n",
+        "        return self.spent()\n",
+        "tests/study/test_ledger_state.py",
+    ),
+    Bug(
+        "burnt queries are free",
+        "study/ledger_state.py",
+        '        self._settle(body.study, body.index, "burnt", None)\n',
+        '        self._settle(body.study, body.index, "burnt", None)\n'
+        "        account = self.account(body.study)\n"
+        "        account.charged[account.asked[body.index].charge.function] -= 1\n",
+        "tests/study/test_ledger_state.py",
+    ),
+    Bug(
+        "every order gets all of delta",
+        "privacy/filters.py",
+        "        return (self.delta - self.extra) / len(self.orders)\n",
+        "        return self.delta - self.extra\n",
+        "tests/privacy/test_filters.py",
+    ),
+    Bug(
+        "the cheaper of the train and test parts",
+        "privacy/filters.py",
+        "            max(_total(",
+        "            min(_total(",
+        "tests/privacy/test_filters.py",
+    ),
+    Bug(
+        "a site's vector replaced by another at the price of one removed",
+        "study/ledger_entries.py",
+        '"replace-one": 2})',
+        '"replace-one": 1})',
+        "tests/study/test_charging.py",
+    ),
+    Bug(
+        "what the coordinator sees charged at all shares",
+        "study/charging.py",
+        "_SHARES_SEEN = 1\n",
+        "_SHARES_SEEN = 2\n",
+        "tests/study/test_charging.py",
+    ),
+    Bug(
+        "spare rounds are free",
+        "study/guarantee.py",
+        "    rounds = training.rounds + training.spare_rounds\n",
+        "    rounds = training.rounds\n",
+        GUARANTEE,
+    ),
+    Bug(
+        "the sum for scaling is free",
+        "study/guarantee.py",
+        "            sampling_rate=each.sampling_rate,\n"
+        "            count=each.count,\n"
+        "        )\n"
+        "        for each in stages\n",
+        "            sampling_rate=each.sampling_rate,\n"
+        "            count=each.count,\n"
+        "        )\n"
+        "        for each in stages[-1:]\n",
+        GUARANTEE,
+    ),
+    Bug(
+        "beta of one sum for all of them",
+        "study/guarantee.py",
+        "beta=_FOR_ROUNDING * study.privacy.delta / (sums * places)",
+        "beta=_FOR_ROUNDING * study.privacy.delta",
+        GUARANTEE,
+    ),
+    Bug(
+        "noise that does not buy the promised epsilon is approved",
+        "client/answers.py",
+        "        guarantee.check()\n        self._require_unit(study, data_set)\n",
+        "        self._require_unit(study, data_set)\n",
+        ANSWERS,
+    ),
+    Bug(
+        "an empty site does not answer",
+        "client/answers.py",
+        "            return study.contributor.clipped_sum(query.function, query.parameters, chosen)\n",
+        "            if not chosen.any():\n"
+        "                raise KeyboardInterrupt\n"
+        "            return study.contributor.clipped_sum(query.function, query.parameters, chosen)\n",
+        ANSWERS,
+    ),
+    Bug(
+        "means divided by the true count of answers",
+        "study/plans.py",
+        "    return records * survivors / guarantee.tolerance.sites\n",
+        "    return records\n",
+        "tests/study/test_plans.py",
+    ),
+    Bug(
+        "train and test parts by row position",
+        "study/split.py",
+        "    parts = (part_of(data.split_key, each, data.test_fraction) for each in identities)\n",
+        "    names = (str(place).encode() for place, _ in enumerate(identities))\n"
+        "    parts = (part_of(data.split_key, each, data.test_fraction) for each in names)\n",
+        "tests/study/test_split.py",
+    ),
+]
