@@ -11,8 +11,8 @@ import typer.main
 from discreet.main import app
 from server.release import write_release
 from server.report import FILES
-from study.contract import settings_of
 from study.parsing import SECTIONS, parse_study
+from study.settings import settings_of
 from study.templates import TEMPLATES, template_text
 
 ROOT = Path(__file__).parents[1]
