@@ -7,9 +7,12 @@ Then, for every query, the order is the guarantee: check -> charge -> compute ->
 was answered is answered again with the very same bytes, never computed anew, since two answers to one question would
 let their noise be averaged away. A query that was charged and not answered is burnt.
 
-Nothing about a refusal depends on the data: every check here reads the query and what was asked before. Should the
-data ever make the computation fail, the site contributes zero, rounds, adds its noise and answers like any other;
-`problems` tells its operator. How long the computation takes is not hidden (`docs/threat-model.md`).
+The site's policy is read when a study is approved and again for every query: what has become stricter holds at once,
+and one that cannot be read allows nothing.
+
+Nothing about a refusal depends on the data: every check here reads the query, the policy and what was asked before.
+Should the data ever make the computation fail, the site contributes zero, rounds, adds its noise and answers like any
+other; `problems` tells its operator. How long the computation takes is not hidden (`docs/threat-model.md`).
 
 What was charged and answered is kept in memory: one process for a site, until there is a ledger.
 """
@@ -19,12 +22,14 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from client.policy import Policy, PolicyError
 from client.tables import Records, check_site
 from privacy.errors import DiscreetError, PrivacyError, ProtocolError
 from privacy.keystream import KEY_BYTES, Keystream
@@ -36,6 +41,7 @@ from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
+from study.rules import Rule
 from study.scaling import clamp_and_scale, scale_labels
 
 __all__ = ["Entropy", "RefusedError", "Site", "scaled_units", "system_entropy", "units_of"]
@@ -54,11 +60,11 @@ def system_entropy(*_labels: str | int | bytes) -> bytes:
 
 
 class RefusedError(DiscreetError):
-    """The site does not answer; `refusal` is all that leaves it."""
+    """The site does not answer; `refusal`, and the names of the `rules` of its policy that are broken, leave it."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, rules: Sequence[Rule] = ()) -> None:
         super().__init__(refusal.explanation)
-        self.refusal = refusal
+        self.refusal, self.rules = refusal, tuple(rules)
 
 
 @dataclass(frozen=True)
@@ -75,19 +81,28 @@ class Site:
     Arguments:
         name: for the operator's own eyes.
         entropy: source of secret keys.
+        policy: reads the standing rules of this moment, such as a `PolicyFile`; None: there are none, and
+            whatever is approved is allowed, as in a simulation.
         allow_unsafe: take part in studies without privacy too; simulations alone may say so.
 
     Attributes:
-        problems: names of the exceptions that data have caused, for the operator's own eyes.
+        problems: for the operator's own eyes: names of exceptions that data have caused, and why the policy refused.
     """
 
     def __init__(
-        self, name: str, *, entropy: Entropy = system_entropy, allow_unsafe: bool = False
+        self,
+        name: str,
+        *,
+        entropy: Entropy = system_entropy,
+        policy: Callable[[], Policy] | None = None,
+        allow_unsafe: bool = False,
     ) -> None:
         self.name = name
         self.problems: list[str] = []
         self._entropy = entropy
+        self._policy = policy
         self._allow_unsafe = allow_unsafe
+        self._considered: dict[str, Guarantee] = {}
         self._approved: dict[str, _Approved] = {}
         self._lock = threading.Lock()
         self._charged: Counter[tuple[str, str]] = Counter()
@@ -99,12 +114,18 @@ class Site:
 
         Raises:
             PrivacyError: its noise does not buy the promised epsilon by this site's own accountant, or it is unsafe.
-            DataError: the records are not what it can use.
+            PolicyError: the policy does not allow it, or cannot be read.
+            DataError: the records are not what it can use, or fewer than the policy asks.
         """
         guarantee = Guarantee(declaration)
         if declaration.study.privacy.trust == "unsafe" and not self._allow_unsafe:
             raise PrivacyError("Expected a study with privacy, found trust = unsafe")
         guarantee.check()
+        self._considered[declaration.hash] = guarantee
+        if self._policy is not None:
+            policy = self._policy()
+            policy.require(guarantee)
+            policy.require_units(len(records.identities), records.name)
         units = units_of(records, declaration.study)
         self._approved[declaration.hash] = _Approved(guarantee, Contributor(guarantee, units))
 
@@ -118,6 +139,7 @@ class Site:
             query = SumQuery.from_bytes(content)
         except ProtocolError as error:
             raise RefusedError(Refusal.MALFORMED) from error
+        self._require_permission(query.declaration.hash)
         study, name = self._approved.get(query.declaration.hash), query_hash(content)
         if study is None:
             raise RefusedError(Refusal.NOT_APPROVED)
@@ -132,6 +154,22 @@ class Site:
                 self.problems.append(type(error).__name__)
                 raise RefusedError(Refusal.UNAVAILABLE) from error
             return self._answers[key]
+
+    def _require_permission(self, study: str) -> None:
+        """Refuse a study that the policy of this moment does not allow, whether its operator has approved it or not.
+
+        One that its operator has never considered is refused without a look at the policy: nobody may sound that out.
+        """
+        guarantee = self._considered.get(study)
+        if guarantee is None or self._policy is None:
+            return
+        try:
+            self._policy().require(guarantee)
+        except Exception as error:
+            rules = error.rules if isinstance(error, PolicyError) else ()
+            if str(error) not in self.problems:  # once, however often it is asked
+                self.problems.append(str(error))
+            raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
 
     def _answered_before(self, key: tuple[str, int], name: str) -> bytes:
         if self._asked[key] != name:

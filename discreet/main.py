@@ -12,7 +12,7 @@ import typer
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from discreet.commands import demo, simulate, study
+from discreet.commands import demo, policy, simulate, study
 
 __all__ = ["app"]
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     "Start with: discreet demo. Then: discreet study init study.toml, and discreet simulate study.toml --out DIR.",
 )  # fmt: skip
 app.add_typer(study.app, name="study")
+app.add_typer(policy.app, name="policy")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 

@@ -22,6 +22,7 @@ from flwr.app import Context, Message, RecordDict
 
 from client.answers import Site, scaled_units, units_of
 from client.app import make_client_app
+from client.policy import Policy, PolicyFile, read_policy
 from client.sources import frozen, load
 from client.tables import Records, check_pooled, records_of
 from gradients import Parameters, classification_metrics, regression_metrics
@@ -37,7 +38,7 @@ from simulations.workplace import workplace
 from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
 from study.declaration import Declaration
-from study.guarantee import declare
+from study.guarantee import Guarantee, declare
 from study.models import model_of
 from study.scaling import standardise, unscale_labels
 
@@ -60,6 +61,7 @@ class Options:
         trust: another trust level than the study's.
         drop: probability that a site misses a query.
         seed: everything random follows from it, so whoever knows it can take the noise off again.
+        policy: a file of rules that every site obeys; None: their operators are willing to do whatever is asked.
         resume: go on from the checkpoint of an interrupted run with the same options and seed.
         on_round: told of every query.
         on_start: told of the declaration, once everything is checked.
@@ -72,6 +74,7 @@ class Options:
     trust: Trust | None = None
     drop: float = 0.0
     seed: int = 1
+    policy: Path | None = None
     resume: bool = False
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
     on_start: Callable[[Declaration], None] = lambda _declaration: None
@@ -198,13 +201,23 @@ def _prepare(study: Study, options: Options) -> _Federation:
     for share in shares:
         units_of(records.select(share), study)
     test = records.test_part() if study.data.test_fraction else records.train_part()
-    return _Federation(
+    federation = _Federation(
         declaration=declaration,
         records=records,
         shares=shares,
         test=scaled_units(test, study),
         root=root,
     )
+    if options.policy is not None:
+        _require_permission(federation, read_policy(options.policy))
+    return federation
+
+
+def _require_permission(federation: _Federation, policy: Policy) -> None:
+    """What every site would refuse to approve, said before anything runs."""
+    policy.require(Guarantee(federation.declaration))
+    for name, share in zip(federation.names().values(), federation.shares, strict=True):
+        policy.require_units(len(share), name)
 
 
 def _with_trust(study: Study, trust: Trust) -> Study:
@@ -227,7 +240,7 @@ def _run(
 ) -> Outcome:
     names, study = federation.names(), federation.study
     sites = [
-        _site(federation, name, share)
+        _site(federation, options, name, share)
         for name, share in zip(names.values(), federation.shares, strict=True)
     ]
     apps = {node: make_client_app(site) for node, site in zip(names, sites, strict=True)}
@@ -258,7 +271,10 @@ def _run(
     return outcomes[0]
 
 
-def _site(federation: _Federation, name: str, share: npt.NDArray[np.int64]) -> Site:
-    site = Site(name, entropy=federation.entropy(name), allow_unsafe=True)
+def _site(
+    federation: _Federation, options: Options, name: str, share: npt.NDArray[np.int64]
+) -> Site:
+    policy = None if options.policy is None else PolicyFile(options.policy)
+    site = Site(name, entropy=federation.entropy(name), policy=policy, allow_unsafe=True)
     site.approve(federation.declaration, federation.records.select(share))
     return site

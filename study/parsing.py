@@ -14,7 +14,7 @@ from study.settings_file import (
     check_head,
     frozen_value,
     parse_settings,
-    read_settings,
+    read_text,
     values_of,
 )
 
@@ -28,7 +28,7 @@ SECTIONS: Mapping[str, type] = {
 
 def read_study(path: Path) -> Study:
     """Read a study from a file. Raises StudyError naming file and line."""
-    return read_settings(path, study_from_values, kind="study", error=StudyError)
+    return parse_study(read_text(path, kind="study", error=StudyError), name=str(path))
 
 
 def parse_study(text: str, *, name: str = "study.toml") -> Study:

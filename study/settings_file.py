@@ -27,7 +27,7 @@ __all__ = [
     "check_head",
     "frozen_value",
     "parse_settings",
-    "read_settings",
+    "read_text",
     "section_text",
     "toml_value",
     "values_of",
@@ -42,16 +42,10 @@ Value = TypeVar("Value")
 # Reading
 
 
-def read_settings(
-    path: Path, build: Callable[[Document], Value], *, kind: str, error: type[UserError]
-) -> Value:
-    """Read a file that `discreet KIND init` writes, and build what it says.
-
-    Raises:
-        error: naming file and line, whatever is wrong.
-    """
+def read_text(path: Path, *, kind: str, error: type[UserError]) -> str:
+    """The text of a file that `discreet KIND init` writes. Raises `error` if there is none."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise error(
             f"There is no file {path}", hint=f"write one with: discreet {kind} init {path}"
@@ -61,7 +55,6 @@ def read_settings(
             f"{path} cannot be read as a text file",
             hint=f"give a {kind}.toml saved as UTF-8; write one with: discreet {kind} init",
         ) from problem
-    return parse_settings(text, build, name=str(path), error=error)
 
 
 def parse_settings(
