@@ -392,7 +392,7 @@ def _check(section: Any, name: str) -> None:
     for each in fields(section):
         if getattr(section, each.name) in ((), ""):
             raise ImpossibleSettingError(
-                f"{name}.{each.name}", expected="at least one name", actual="none"
+                f"{name}.{each.name}", expected="at least one name", actual=None
             )
 
 
