@@ -8,15 +8,19 @@ was answered is answered again with the very same bytes, never computed anew, si
 let their noise be averaged away. A query that was charged and not answered is burnt. What was charged and answered
 stands in the site's ledger (`client/ledger.py`), on the disk before the next step is taken.
 
-Nothing about a refusal depends on the data: every check here reads the query and what was asked before. Should the
-data ever make the computation fail, the site contributes zero, rounds, adds its noise and answers like any other;
-`problems` tells its operator. How long the computation takes is not hidden (`docs/threat-model.md`).
+The site's policy is read when a study is approved and again for every query: what has become stricter holds at once,
+and one that cannot be read allows nothing.
+
+Nothing about a refusal depends on the data: every check here reads the query, the policy and what was asked before.
+Should the data ever make the computation fail, the site contributes zero, rounds, adds its noise and answers like any
+other; `problems` tells its operator. How long the computation takes is not hidden (`docs/threat-model.md`).
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.ledger import Ledger
+from client.policy import Policy, PolicyError
 from client.tables import Records, check_site
 from privacy.errors import DiscreetError, LedgerError, PrivacyError, ProtocolError
 from privacy.keystream import KEY_BYTES, Keystream
@@ -38,6 +43,7 @@ from study.ledger_entries import Approved
 from study.ledger_state import Asked
 from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
+from study.rules import Rule
 from study.scaling import clamp_and_scale, scale_labels
 
 __all__ = ["Entropy", "RefusedError", "Site", "scaled_units", "system_entropy", "units_of"]
@@ -56,11 +62,11 @@ def system_entropy(*_labels: str | int | bytes) -> bytes:
 
 
 class RefusedError(DiscreetError):
-    """The site does not answer; `refusal` is all that leaves it."""
+    """The site does not answer; `refusal`, and the names of the `rules` of its policy that are broken, leave it."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, rules: Sequence[Rule] = ()) -> None:
         super().__init__(refusal.explanation)
-        self.refusal = refusal
+        self.refusal, self.rules = refusal, tuple(rules)
 
 
 @dataclass(frozen=True)
@@ -77,19 +83,29 @@ class Site:
     Arguments:
         ledger: the site's own. What it charged and never answered, when it last ran, is burnt now.
         entropy: source of secret keys.
+        policy: reads the standing rules of this moment, such as a `PolicyFile`; None: there are none, and
+            whatever is approved is allowed, as in a simulation.
         allow_unsafe: take part in studies without privacy too; simulations alone may say so.
 
     Attributes:
-        problems: names of the exceptions that data or the disk have caused, for the operator's own eyes.
+        problems: for the operator's own eyes: names of exceptions that data or the disk have caused, and why the policy
+            refused.
     """
 
     def __init__(
-        self, ledger: Ledger, *, entropy: Entropy = system_entropy, allow_unsafe: bool = False
+        self,
+        ledger: Ledger,
+        *,
+        entropy: Entropy = system_entropy,
+        policy: Callable[[], Policy] | None = None,
+        allow_unsafe: bool = False,
     ) -> None:
         self.problems: list[str] = []
         self._ledger = ledger
         self._entropy = entropy
+        self._policy = policy
         self._allow_unsafe = allow_unsafe
+        self._considered: dict[str, Guarantee] = {}
         self._approved: dict[str, _Approved] = {}
         self._lock = threading.Lock()
         ledger.burn_pending()
@@ -102,14 +118,20 @@ class Site:
         Raises:
             PrivacyError: its noise does not buy the promised epsilon by this site's own accountant, or it is unsafe,
                 or it protects another unit than the one whose budget it would spend.
+            PolicyError: the policy does not allow it, or cannot be read.
             BudgetError: it costs more than is left of the lifetime budget.
             LedgerError: there is no such data set, or the study is over.
-            DataError: the records are not what it can use.
+            DataError: the records are not what it can use, or fewer than the policy asks.
         """
         guarantee, study = Guarantee(declaration), declaration.study
         if study.privacy.trust == "unsafe" and not self._allow_unsafe:
             raise PrivacyError("Expected a study with privacy, found trust = unsafe")
         guarantee.check()
+        self._considered[declaration.hash] = guarantee
+        if self._policy is not None:
+            policy = self._policy()
+            policy.require(guarantee)
+            policy.require_units(len(records.identities), records.name)
         self._require_unit(study, data_set)
         units = units_of(records, study)
         approval = Approved(
@@ -141,6 +163,7 @@ class Site:
             raise
 
     def _answer(self, query: SumQuery, name: str) -> bytes:
+        self._require_permission(query.declaration.hash)
         study = self._approved.get(query.declaration.hash)
         if study is None:
             raise RefusedError(Refusal.NOT_APPROVED)
@@ -151,6 +174,22 @@ class Site:
             except LedgerError as error:  # the disk failed, or another process was faster
                 self.problems.append(type(error).__name__)
                 raise RefusedError(Refusal.UNAVAILABLE) from error
+
+    def _require_permission(self, study: str) -> None:
+        """Refuse a study that the policy of this moment does not allow, whether its operator has approved it or not.
+
+        One that its operator has never considered is refused without a look at the policy: nobody may sound that out.
+        """
+        guarantee = self._considered.get(study)
+        if guarantee is None or self._policy is None:
+            return
+        try:
+            self._policy().require(guarantee)
+        except Exception as error:
+            rules = error.rules if isinstance(error, PolicyError) else ()
+            if str(error) not in self.problems:  # once, however often it is asked
+                self.problems.append(str(error))
+            raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
 
     def _again(self, asked: Asked, name: str) -> bytes:
         """The bytes that were answered before. Burnt, pending in another process, or not kept: there are none."""

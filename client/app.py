@@ -22,7 +22,7 @@ def make_client_app(site: Site) -> ClientApp:
         try:
             return answer_message(site.answer(content_of(message)), to=message)
         except RefusedError as refused:
-            return refusal_message(refused.refusal, to=message)
+            return refusal_message(refused.refusal, to=message, rules=refused.rules)
         except ProtocolError:
             return refusal_message(Refusal.MALFORMED, to=message)
 

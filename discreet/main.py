@@ -12,7 +12,7 @@ import typer
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from discreet.commands import demo, ledger, simulate, study
+from discreet.commands import demo, ledger, policy, simulate, study
 
 __all__ = ["app"]
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(study.app, name="study")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(policy.app, name="policy")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 

@@ -81,7 +81,7 @@ _LABELS = {
     "epsilon": "Plot of the privacy cost epsilon over the rounds, with the declared total",
     "sites": "Plot of the number of sites that answered in each round",
 }
-_LONGEST_REFUSAL = 160
+_LONGEST_REFUSAL = 1_000  # all rules of a policy fit
 
 
 def render_report(

@@ -22,6 +22,7 @@ from flwr.app import Context, Message, RecordDict
 
 from client.answers import scaled_units, units_of
 from client.app import make_client_app
+from client.policy import Policy, PolicyFile, read_policy
 from client.sources import frozen, load
 from client.tables import Records, check_pooled, records_of
 from gradients import Parameters, classification_metrics, regression_metrics
@@ -38,7 +39,7 @@ from simulations.workplace import workplace
 from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
 from study.declaration import Declaration
-from study.guarantee import declare
+from study.guarantee import Guarantee, declare
 from study.models import model_of
 from study.scaling import standardise, unscale_labels
 
@@ -61,6 +62,7 @@ class Options:
         trust: another trust level than the study's.
         drop: probability that a site misses a query.
         seed: everything random follows from it, so whoever knows it can take the noise off again.
+        policy: a file of rules that every site obeys; None: their operators are willing to do whatever is asked.
         resume: go on from the checkpoint of an interrupted run with the same options and seed.
         on_round: told of every query.
         on_start: told of the declaration, once everything is checked.
@@ -73,6 +75,7 @@ class Options:
     trust: Trust | None = None
     drop: float = 0.0
     seed: int = 1
+    policy: Path | None = None
     resume: bool = False
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
     on_start: Callable[[Declaration], None] = lambda _declaration: None
@@ -200,13 +203,23 @@ def _prepare(study: Study, options: Options) -> _Federation:
     for share in shares:
         units_of(records.select(share), study)
     test = records.test_part() if study.data.test_fraction else records.train_part()
-    return _Federation(
+    federation = _Federation(
         declaration=declaration,
         records=records,
         shares=shares,
         test=scaled_units(test, study),
         root=root,
     )
+    if options.policy is not None:
+        _require_permission(federation, read_policy(options.policy))
+    return federation
+
+
+def _require_permission(federation: _Federation, policy: Policy) -> None:
+    """What every site would refuse to approve, said before anything runs."""
+    policy.require(Guarantee(federation.declaration))
+    for name, share in zip(federation.names().values(), federation.shares, strict=True):
+        policy.require_units(len(share), name)
 
 
 def _with_trust(study: Study, trust: Trust) -> Study:
@@ -248,8 +261,9 @@ def _run(
     shares = zip(names.values(), federation.shares, strict=True)
     records = {name: federation.records.select(share) for name, share in shares}
     with simulated_sites(
-        federation.declaration, records, entropy=federation.entropy, directory=place / "sites"
-    ) as sites:
+        federation.declaration, records, entropy=federation.entropy, directory=place / "sites",
+        policy=None if options.policy is None else PolicyFile(options.policy),
+    ) as sites:  # fmt: skip
         apps = {node: make_client_app(sites[name]) for node, name in names.items()}
         make_server_app(job, outcomes.append)(InProcessGrid(apps, drops=drops), context)
         for name, site in sites.items():

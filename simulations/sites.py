@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.answers import Entropy, Site
 from client.ledger import Ledger, create_ledger
+from client.policy import Policy
 from client.registration import register
 from client.tables import Records
 from privacy.errors import PrivacyError
@@ -30,6 +31,7 @@ def simulated_sites(
     *,
     entropy: Callable[[str], Entropy],
     directory: Path,
+    policy: Callable[[], Policy] | None = None,
 ) -> Iterator[dict[str, Site]]:
     """Sites by name that have approved the study; `directory/NAME` holds `ledger.sqlite` and `site.pub`.
 
@@ -38,6 +40,7 @@ def simulated_sites(
     Arguments:
         records: of every site, by name.
         entropy: reproducible keys of a party: what no real site ever uses.
+        policy: that every site obeys; None: their operators are willing to do whatever is asked.
     """
     cap = _cap_for(declaration)
     with ExitStack() as opened:
@@ -51,7 +54,7 @@ def simulated_sites(
                     ledger, key, data_set=_DATA_SET, namespace=_NAMESPACE, unit=declaration.study.data.unit,
                     identities=each.identities, cap=cap,
                 )  # fmt: skip
-            sites[name] = Site(ledger, entropy=entropy(name), allow_unsafe=True)
+            sites[name] = Site(ledger, entropy=entropy(name), policy=policy, allow_unsafe=True)
             if declaration.hash not in ledger.state.studies or not _is_over(ledger, declaration):
                 sites[name].approve(declaration, each, data_set=_DATA_SET)
         yield sites

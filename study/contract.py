@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -497,8 +497,3 @@ def _require_features(data: Data) -> None:
         data.label not in features, "data.features", "columns other than the label", data.label
     )
     _require(data.unit not in features, "data.features", "columns other than the unit", data.unit)
-
-
-def settings_of(section: type) -> list[str]:
-    """Names of the settings of one section, in the order of the file."""
-    return [each.name for each in fields(section) if "doc" in each.metadata]

@@ -6,10 +6,13 @@ One ConfigRecord instead of arrays keeps a trip at three Flower objects, and lea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from privacy.errors import ProtocolError
 from study.queries import Refusal
+from study.rules import Rule, reason_of, rules_of
 
 __all__ = [
     "ACTION",
@@ -40,9 +43,9 @@ def answer_message(content: bytes, *, to: Message) -> Message:
     return Message(_record(content), reply_to=to)
 
 
-def refusal_message(refusal: Refusal, *, to: Message) -> Message:
-    """A site's reply when it does not answer: a fixed code and nothing else."""
-    return Message(Error(code=int(refusal)), reply_to=to)
+def refusal_message(refusal: Refusal, *, to: Message, rules: Sequence[Rule] = ()) -> Message:
+    """A site's reply when it does not answer: a fixed code, and the names of the rules that the study breaks."""
+    return Message(Error(code=int(refusal), reason=reason_of(rules) or None), reply_to=to)
 
 
 def content_of(message: Message) -> bytes:
@@ -58,13 +61,17 @@ def content_of(message: Message) -> bytes:
 
 
 def refusal_of(message: Message) -> str | None:
-    """Why the site did not answer, in words; None if it did."""
+    """Why the site did not answer, in words of our own, whatever a hostile one sends; None if it did."""
     if not message.has_error():
         return None
     code = message.error.code
     if code == _NODE_UNAVAILABLE:
         return "it could not be reached"
-    return Refusal(code).explanation if code in set(Refusal) else f"Flower's error {code}"
+    if code not in set(Refusal):
+        return f"Flower's error {code}"
+    rules = rules_of(message.error.reason) if code == Refusal.NOT_PERMITTED else ()
+    why = ", ".join(rule.explanation for rule in rules)
+    return Refusal(code).explanation + (f": {why}" if why else "")
 
 
 def _record(content: bytes) -> RecordDict:

@@ -7,7 +7,6 @@ before any of them looks at its data.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,10 +14,9 @@ from privacy.errors import DataError
 from study.contract import Bounds, Study
 from study.parsing import study_to_values
 from study.settings import ImpossibleSettingError
+from study.settings_file import toml_value
 
-__all__ = ["freeze", "to_toml", "toml_value"]
-
-_WIDTH = 100
+__all__ = ["freeze", "to_toml"]
 
 
 def freeze(study: Study, columns: Sequence[str], published: Mapping[str, Bounds]) -> Study:
@@ -89,19 +87,3 @@ def to_toml(study: Study) -> str:
             lines += ["", "[data.bounds]"]
             lines += [f"{toml_value(name)} = {toml_value(pair)}" for name, pair in bounds.items()]
     return "\n".join(lines) + "\n"
-
-
-def toml_value(value: object) -> str:
-    """Write a text, number, truth value or list; a long list takes a line for each entry."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but that TOML wants DEL escaped as well.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        entries = [toml_value(each) for each in value]
-        line = "[" + ", ".join(entries) + "]"
-        if len(line) <= _WIDTH:
-            return line
-        return "[\n" + "".join(f"    {each},\n" for each in entries) + "]"
-    return repr(value)

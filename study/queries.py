@@ -27,13 +27,17 @@ NONCE_BYTES = 16
 
 
 class Refusal(enum.IntEnum):
-    """Why a site does not answer. Fixed codes that do not depend on its data; never an exception's text."""
+    """Why a site does not answer. Fixed codes that do not depend on its data; never an exception's text.
+
+    With `NOT_PERMITTED` alone go the names of the rules that the study breaks (`study/rules.py`).
+    """
 
     MALFORMED = 1001
     NOT_APPROVED = 1002
     TOO_MANY_QUERIES = 1003
     OTHER_QUERY_ANSWERED = 1004
     UNAVAILABLE = 1005
+    NOT_PERMITTED = 1006
 
     @property
     def explanation(self) -> str:
@@ -44,6 +48,7 @@ class Refusal(enum.IntEnum):
             Refusal.TOO_MANY_QUERIES: "the study has asked all the sums that it declared",
             Refusal.OTHER_QUERY_ANSWERED: "another query with this number has been answered",
             Refusal.UNAVAILABLE: "the site could not compute an answer",
+            Refusal.NOT_PERMITTED: "the site's policy does not allow this study",
         }[self]
 
 

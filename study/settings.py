@@ -1,4 +1,4 @@
-"""How one setting of a study is declared, so that parser, template and documentation read the same line.
+"""How one setting of a study or a policy is declared, so that parser, template and documentation read the same line.
 
 A setting is a field of a frozen dataclass whose metadata carries its documentation and the values it allows;
 `check` enforces them whenever the dataclass is made, whoever makes it.
@@ -15,7 +15,15 @@ from typing import Any, Literal, get_args, get_origin
 
 from privacy.errors import StudyError
 
-__all__ = ["ImpossibleSettingError", "check", "documentation", "fits", "setting", "type_in_words"]
+__all__ = [
+    "ImpossibleSettingError",
+    "check",
+    "documentation",
+    "fits",
+    "setting",
+    "settings_of",
+    "type_in_words",
+]
 
 
 class ImpossibleSettingError(StudyError):
@@ -52,6 +60,11 @@ def setting(
 def documentation(owner: type, name: str) -> str:
     """The documentation of one setting of `owner`, one line."""
     return str(owner.__dataclass_fields__[name].metadata["doc"])  # type: ignore[attr-defined]
+
+
+def settings_of(section: type) -> list[str]:
+    """Names of the settings of one section, in the order of the file."""
+    return [each.name for each in fields(section) if "doc" in each.metadata]
 
 
 def check(owner: Any, section: str) -> None:
@@ -124,6 +137,8 @@ def _in_words(hint: Any, limits: Mapping[str, float]) -> str:
 
 
 def _plural(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return _in_words(hint, {})
     return {str: "texts", int: "whole numbers", float: "numbers"}.get(hint, "values")
 
 

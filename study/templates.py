@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from typing import Any
 
 from privacy.errors import UserError
-from study.contract import FORMAT, Study, settings_of
-from study.freezing import toml_value
+from study.contract import FORMAT, Study
 from study.parsing import SECTIONS, study_from_values
-from study.settings import documentation
+from study.settings_file import section_text, toml_value
 
 __all__ = ["TEMPLATES", "template_study", "template_text"]
 
@@ -119,19 +116,10 @@ def _values(name: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _section_text(section: str, owner: type, values: Mapping[str, Any]) -> str:
-    lines = [f"[{section}]  # {_HEADINGS[section]}"]
-    defaults = {each.name: each.default for each in fields(owner)}
-    for name in settings_of(owner):
-        lines += [f"# {line}" for line in _wrapped(documentation(owner, name))]
-        if name in values:
-            lines.append(f"{name} = {toml_value(values[name])}")
-        elif defaults[name] is MISSING or defaults[name] is None:
-            lines.append(f"# {name} =")
-        else:
-            lines.append(f"# {name} = {toml_value(defaults[name])}")
+    text = section_text(section, _HEADINGS[section], owner, values)
     if section == "data":
-        lines += ["", *_bounds_text(values.get("bounds", {}))]
-    return "\n".join(lines) + "\n"
+        text += "\n" + "\n".join(_bounds_text(values.get("bounds", {}))) + "\n"
+    return text
 
 
 def _bounds_text(bounds: Mapping[str, Any]) -> list[str]:
@@ -140,7 +128,3 @@ def _bounds_text(bounds: Mapping[str, Any]) -> list[str]:
         "# A built-in set brings its published ranges, which come before `default`.",
     ]
     return lines + [f"{toml_value(name)} = {toml_value(pair)}" for name, pair in bounds.items()]
-
-
-def _wrapped(text: str) -> list[str]:
-    return [line for paragraph in text.split("\n") for line in textwrap.wrap(paragraph, 110)]

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from client.policy import SECTIONS as POLICY_SECTIONS
+from client.policy import Policy, parse_policy, policy_to_values
 from discreet.main import app
 from server.release import write_release
 from server.report import FILES
-from study.contract import settings_of
 from study.parsing import SECTIONS, parse_study
+from study.settings import settings_of
+from study.settings_file import toml_value
 from study.templates import TEMPLATES, template_text
 
 ROOT = Path(__file__).parents[1]
@@ -172,17 +175,19 @@ def test_what_the_makefile_and_ci_run_exists():
             check_command(arguments_of(line.partition("$(BIN)/")[2]))
 
 
+ALL_SECTIONS = SECTIONS | POLICY_SECTIONS
+POLICY_SETTINGS = {
+    f"{section}.{name}" for section, owner in POLICY_SECTIONS.items() for name in settings_of(owner)
+}
 SETTINGS = {
     f"{section}.{name}" for section, owner in SECTIONS.items() for name in settings_of(owner)
-} | {"data.bounds"}
+} | {"data.bounds", *POLICY_SETTINGS}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_that_is_named_with_its_section_exists(name):
     for code in INLINE.findall(prose_of(name)):
-        match = re.fullmatch(
-            r"\[?(study|data|model|training|privacy|sites)\.(\w+)\]?(?: = .*)?", code
-        )
+        match = re.fullmatch(rf"\[?({'|'.join(ALL_SECTIONS)})\.(\w+)\]?(?: = .*)?", code)
         if match and match[2] not in ("py", "toml") and code not in FILES:
             assert f"{match[1]}.{match[2]}" in SETTINGS, code
 
@@ -201,11 +206,24 @@ def test_every_setting_with_a_value_exists_and_takes_it(name):
             document = tomllib.loads(block)
             for section, values in document.items():
                 if isinstance(values, dict):
-                    assert section in SECTIONS, section
+                    assert section in ALL_SECTIONS, section
                     for key in values:
                         assert f"{section}.{key}" in SETTINGS, f"{section}.{key}"
             if "format" in document:
-                parse_study(block)
+                (parse_study if "study" in document else parse_policy)(block)
+
+
+def test_the_document_on_policies_has_every_rule_with_its_default():
+    rows = re.findall(
+        r"^\| `(\w+)\.(\w+)` \| (.+?) \| (.+) \|$", text_of("docs/policy.md"), re.MULTILINE
+    )
+    assert [f"{section}.{name}" for section, name, _, _ in rows] == [
+        f"{section}.{name}" for section, owner in POLICY_SECTIONS.items() for name in settings_of(owner)
+    ]  # fmt: skip
+    defaults = policy_to_values(Policy())
+    for section, name, default, _ in rows:
+        value = defaults[section].get(name)
+        assert default == ("any" if value is None else f"`{toml_value(value)}`"), name
 
 
 def test_every_figure_of_the_summary_that_the_readme_names_exists():

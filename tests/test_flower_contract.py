@@ -151,6 +151,11 @@ def test_a_reply_can_be_an_error_with_a_code_of_our_own(message):
     assert not reply.error.reason, "a refusal says nothing but its code"
 
 
+def test_a_reply_can_be_an_error_with_a_reason(message):
+    reply = wire(Message(Error(code=1006, reason="floors.sites"), reply_to=wire(message)))
+    assert (reply.error.code, reply.error.reason) == (1006, "floors.sites"), "study/envelope.py"
+
+
 def test_a_message_with_content_has_no_error(message):
     assert (message.has_content(), message.has_error()) == (True, False), "study/envelope.py"
 

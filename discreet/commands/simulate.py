@@ -60,6 +60,13 @@ def simulate(
         Literal["aggregate", "server", "local", "unsafe"] | None,
         typer.Option(help="Try another trust level than the study's."),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let every site obey this policy. Default: sites do whatever the study asks.",
+        ),
+    ] = None,
     drop: Annotated[
         float, typer.Option(metavar="RATE", help="Probability that a site misses a query.")
     ] = 0.0,
@@ -96,6 +103,7 @@ def simulate(
             sites=sites,
             partition=partition,
             trust=trust,
+            policy=policy,
             drop=drop,
             seed=seed,
             resume=resume,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from client.tables import Table
     from study.guarantee import Guarantee  # the accountant takes a second to import: not for --help
 
-__all__ = ["app"]
+__all__ = ["app", "guarantee_of"]
 
 app = typer.Typer(
     no_args_is_help=True, help="Write, check, show and freeze a study: the contract with the sites."
@@ -90,9 +90,8 @@ def show(file: File, json: Json = False) -> None:
     with errors_explained():
         study = read_study(file)
         values = study_to_values(study)
-        known = not isinstance(study.data.features, str)
-        if known or study.data.source is not None:
-            guarantee = _guarantee(study if known else _with_table(study, None)[0])
+        if not isinstance(study.data.features, str) or study.data.source is not None:
+            guarantee = guarantee_of(study)
             values["guarantee"] = guarantee.to_values() | {"sites": study.sites.minimum}
         if json:
             print_json(values)
@@ -148,11 +147,15 @@ def _with_table(study: Study, data: Path | None) -> tuple[Study, Table]:
     return frozen(study, data, table), table
 
 
-def _guarantee(study: Study) -> Guarantee:
-    """What a frozen study guarantees with the least number of sites."""
+def guarantee_of(study: Study, *, sites: int | None = None) -> Guarantee:
+    """What a study guarantees with so many sites, or its least number; "all" columns are those of its built-in set."""
     from study.guarantee import Guarantee, declare
+    from study.models import feature_names
 
-    return Guarantee(declare(study, sites=study.sites.minimum, nonce="0" * 32))
+    if isinstance(study.data.features, str) and study.data.source is not None:
+        study, _ = _with_table(study, None)
+    feature_names(study)  # raises where they are not known, and says what to do
+    return Guarantee(declare(study, sites=sites or study.sites.minimum, nonce="0" * 32))
 
 
 def _check_data(study: Study, data: Path | None) -> bool:
@@ -161,10 +164,10 @@ def _check_data(study: Study, data: Path | None) -> bool:
 
     if data is None and study.data.source is None:
         if not isinstance(study.data.features, str):
-            _guarantee(study)
+            guarantee_of(study)
         return False
     frozen, table = _with_table(study, data)
-    _guarantee(frozen)
+    guarantee_of(frozen)
     check_pooled(records_of(table, frozen), frozen, sites=study.sites.minimum)
     return True
 

@@ -8,6 +8,7 @@ import pytest
 from server.plots import draw_plots
 from server.report import FILES, render_report
 from study.contract import Data, Model, Privacy, Study, Training
+from study.rules import Rule
 
 DATA = {
     "label": "diagnosis",
@@ -290,6 +291,14 @@ def test_who_was_missing_is_named_with_the_reason_that_is_known(plots):
     about = summary(refusals={"hospital-2": {"policy": 1}})
     assert re.search(r"hospital-2\s+1\s+policy", Page(rendered(plots, about=about)).words)
     assert "Every site answered" in Page(rendered(plots, lines=history(2))).words
+
+
+def test_every_rule_of_a_policy_that_a_study_breaks_is_named(plots):
+    why = "the site's policy does not allow this study: " + ", ".join(
+        each.explanation for each in Rule
+    )
+    words = Page(rendered(plots, about=summary(refusals={"hospital-2": {why: 1}}))).words
+    assert why in words
 
 
 def test_parameters_are_named_like_their_features(plots):

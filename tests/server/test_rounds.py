@@ -6,9 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from ledgers import DATA_SET, ledger_of
 
-from client.answers import units_of
+from client.answers import Site, units_of
 from client.app import make_client_app
+from client.policy import Ceilings, Floors, Policy, Studies
 from privacy.errors import ProtocolError, RoundAbandonedError, StudyError
 from privacy.keystream import Keystream
 from privacy.private_sum import noise
@@ -16,8 +18,9 @@ from server import rounds
 from server.checkpoint import Checkpoint
 from simulations.grid import over_the_wire
 from study.contributions import Contributor
-from study.envelope import answer_message, content_of
+from study.envelope import answer_message, content_of, refusal_message
 from study.queries import Refusal, SumAnswer, SumQuery, query_hash
+from study.rules import Rule
 
 NONCE = bytes(16)
 TRUSTS = ["aggregate", "server", "local", "unsafe"]
@@ -337,6 +340,65 @@ def test_a_site_that_refuses_is_missing_and_its_reason_is_counted(make_federatio
     outcome = federation.run()
     assert outcome.refusals == {"site-3": {"the site has not approved this study": 3}}
     assert all(kept.missing == ("site-3",) for kept in outcome.sums)
+
+
+SAID = "the site's policy does not allow this study"
+
+
+def test_a_site_whose_policy_does_not_allow_the_study_is_missing_and_its_rules_are_named(
+    make_federation,
+):
+    """The policy of the third is made stricter after the first sum."""
+    federation = make_federation(privacy={"max_dropouts": 1, "noise_multiplier": 3.0})
+    policies = [Policy(studies=Studies(purpose=False), floors=Floors(units=0))]
+    site = Site(ledger_of("site-3"), policy=lambda: policies[-1])
+    site.approve(federation.declaration, federation.records("site-3"), data_set=DATA_SET)
+    federation.apps["site-3"] = make_client_app(site)
+
+    def stricter(line):
+        if line["query"] == 0:
+            policies.append(Policy(floors=Floors(sites=4), ceilings=Ceilings(dimension=3)))
+
+    outcome = federation.run(on_round=stricter)
+    assert [kept.missing for kept in outcome.sums] == [(), ("site-3",), ("site-3",)]
+    why = (
+        f"{SAID}: it states no purpose (studies.purpose), too few sites (floors.sites), "
+        "too many numbers in an answer (ceilings.dimension)"
+    )
+    assert outcome.refusals == {"site-3": {why: 2}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "named"),
+    [
+        ("floors.sites", ": too few sites (floors.sites)"),
+        (None, ""), ("", ""), ("{not json", ""), ("floors.nonsense", ""), ("ceilings.epsilon,floors.sites", ""),
+        ("\x1b[2J\x00\r\n", ""), ("<script>", ""), ("floors.sites," * 1_000_000, ""), ("x" * 20_000_000, ""),
+    ],
+    ids=lambda each: repr(each)[:30],
+)  # fmt: skip
+def test_of_a_reason_that_a_hostile_site_makes_up_nothing_is_repeated(
+    make_federation, client_app, reason, named
+):
+    federation = make_federation(privacy={"max_dropouts": 1})
+    federation.apps["site-2"] = client_app(
+        lambda message: Message(Error(code=1006, reason=reason), reply_to=message)
+    )
+    outcome = federation.run()
+    assert outcome.refusals == {"site-2": {SAID + named: 3}}
+    assert all(kept.survivors == ("site-1", "site-3") for kept in outcome.sums)
+
+
+def test_a_study_that_every_policy_refuses_ends_with_the_rules(make_federation, client_app):
+    federation = make_federation()
+    for name in federation.names.values():
+        federation.apps[name] = client_app(
+            lambda message: refusal_message(Refusal.NOT_PERMITTED, to=message, rules=[Rule.SITES])
+        )
+    with pytest.raises(
+        RoundAbandonedError, match=r"site-1: .* too few sites \(floors.sites\); site-2"
+    ):
+        federation.run()
 
 
 def test_a_site_whose_data_make_it_fail_answers_like_any_other(make_federation, monkeypatch):

@@ -11,10 +11,12 @@ from safetensors.numpy import load_file
 
 from client.answers import Site
 from client.ledger import read_ledger
+from client.policy import PolicyError
 from privacy.errors import DataError, DiscreetError, RoundAbandonedError, StudyError, UserError
 from simulations.run import Options, simulate
 from study.contract import Data, Model, Privacy, Sites, Study, Training
 from study.parsing import read_study
+from study.rules import Rule
 from study.templates import TEMPLATES, template_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -166,6 +168,67 @@ def test_a_site_without_any_record_answers_like_the_others(out):
     summary = simulate(study, Options(out=out, partition="quantity:0.01"))
     assert 0 in summary["site_records"].values()
     assert all(line["survivors"] == 5 for line in lines_of(out))
+
+
+# A policy that every site obeys
+
+
+@pytest.fixture
+def policy_file(tmp_path):
+    """Write policy.toml; arguments are lines after its format."""
+
+    def write(*lines):
+        (tmp_path / "policy.toml").write_text("\n".join(["format = 1", *lines]) + "\n")
+        return tmp_path / "policy.toml"
+
+    return write
+
+
+@pytest.mark.parametrize("trust", ["local", "aggregate"])
+def test_a_study_that_the_policy_allows_runs_as_without_one(tmp_path, policy_file, trust):
+    study, found = few("breast-cancer", training={"spare_rounds": 1}), {}
+    for name, policy in (("plain", None), ("ruled", policy_file("[ceilings]", "rounds = 6"))):
+        options = Options(out=tmp_path / name, policy=policy, trust=trust, sites=5)
+        found[name] = simulate(study, options)
+    for each in found.values():
+        del each["seconds"]
+    assert found["ruled"] == found["plain"]
+
+
+def test_a_study_that_the_policy_refuses_is_refused_before_anything_runs(out, policy_file):
+    started = []
+    policy = policy_file("[ceilings]", "rounds = 4", "epsilon = 2.5")
+    options = Options(out=out, policy=policy, on_start=started.append)
+    with pytest.raises(PolicyError, match=r"ceilings.epsilon: expected .*; ceilings.rounds: ") as e:
+        simulate(few("breast-cancer"), options)
+    assert e.value.rules == (Rule.EPSILON, Rule.ROUNDS)
+    assert (started, names_in(out.parent)) == ([], ["policy.toml"])
+
+
+def test_a_site_with_too_few_units_for_the_policy_is_named_before_anything_runs(out, policy_file):
+    policy = policy_file("[floors]", "units = 100")
+    options = Options(out=out, policy=policy, partition="quantity:0.3")
+    with pytest.raises(DataError, match=r"site-\d: expected at least 100 units, found \d+"):
+        simulate(few("breast-cancer"), options)
+    assert names_in(out.parent) == ["policy.toml"]
+
+
+def test_a_policy_that_is_made_stricter_during_a_run_stops_it(out, policy_file):
+    """The file is the policy at every moment, also of simulated sites."""
+    policy = policy_file()
+
+    def stricter(line):
+        if line["round"] == 2:
+            policy_file("[floors]", "sites = 6")
+
+    with pytest.raises(RoundAbandonedError, match=r"site-1: .*too few sites \(floors.sites\)"):
+        simulate(few("breast-cancer"), Options(out=out, policy=policy, on_round=stricter))
+
+
+def test_no_policy_allows_a_run_without_privacy(out, policy_file):
+    options = Options(out=out, policy=policy_file(), trust="unsafe")
+    with pytest.raises(PolicyError, match='studies.trust: .*found "unsafe"'):
+        simulate(few("breast-cancer"), options)
 
 
 # Records from a file

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from privacy.errors import DataError
 from study.contract import Data, Model, Privacy, Sites, Study, Training
-from study.freezing import freeze, to_toml, toml_value
+from study.freezing import freeze, to_toml
 from study.parsing import parse_study
 from study.settings import ImpossibleSettingError
+from study.settings_file import toml_value
 from study.templates import TEMPLATES, template_study
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)

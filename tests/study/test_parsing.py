@@ -115,6 +115,13 @@ def test_a_file_that_is_not_text_is_refused(tmp_path, content):
         read_study(tmp_path / "study.toml")
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 20_000])
+def test_what_the_toml_reader_cannot_take_is_refused_in_words(value):
+    """A number of more digits than Python converts, and lists deeper than its stack."""
+    with pytest.raises(StudyError, match="study.toml is not TOML"):
+        parse_study(f"format = {value}")
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_template_is_sound_and_its_text_says_the_same(name):
     assert parse_study(template_text(name)) == template_study(name)

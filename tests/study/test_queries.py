@@ -242,13 +242,14 @@ def test_an_answer_that_no_honest_site_could_send_is_refused(vector, expected, m
 
 
 def test_refusals_have_fixed_codes_and_say_nothing_of_data():
-    """The codes are part of the protocol: what the wire carries is the number and nothing else."""
+    """The codes are part of the protocol: the wire carries the number, and names of rules with the last one alone."""
     codes = {
         1001: "MALFORMED",
         1002: "NOT_APPROVED",
         1003: "TOO_MANY_QUERIES",
         1004: "OTHER_QUERY_ANSWERED",
         1005: "UNAVAILABLE",
+        1006: "NOT_PERMITTED",
     }
     assert {int(each): each.name for each in Refusal} == codes
     assert len({each.explanation for each in Refusal}) == len(Refusal)
