@@ -132,7 +132,9 @@ def _sample_table(sigma: int, count: int, keystream: Keystream) -> npt.NDArray[n
     unsettled = np.flatnonzero(leading == _OPEN)
     magnitude[unsettled] = _searched(words[unsettled] >> np.uint64(1), table, keystream)
     negative = -(words & np.uint64(1)).astype(np.int64)
-    signed: npt.NDArray[np.int64] = (magnitude ^ negative) - negative  # two's complement: -m is ~m + 1
+    signed: npt.NDArray[np.int64] = (
+        magnitude ^ negative
+    ) - negative  # two's complement: -m is ~m + 1
     return signed
 
 
