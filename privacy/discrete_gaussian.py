@@ -52,35 +52,45 @@ _TAIL = 13  # in deviations: exp(-13^2 / 2) < 2^-121
 _BITS = 256  # fractional bits while a table is computed
 _BLOCK = 1 << 14  # samples at a time: words, indices and table stay in the cache
 _SMOOTH = 3  # tau, the least deviation at which a sum over the integers hides its centre
+_WIDEST = 1 << 30
 _LEADING = 18  # bits of a word that settle most draws; half a megabyte a table
 _OPEN = np.iinfo(np.uint16).max
 
 
 @dataclass(frozen=True, order=True)
 class Deviation:
-    """A standard deviation that can be sampled: `base` * sqrt(1 + the sum of the squares of `stretches`).
+    """A standard deviation that can be sampled: of a draw from the table of `base`, plus stretched ones.
 
-    Whole numbers, so that a deviation has an exact, canonical form. A sample is a draw from the table of `base`, plus
-    each stretch times another one.
+    `stretch` is that of the last and widest draw, 0 for the table alone. One that is too wide for the sum to be smooth
+    at once has narrower ones before it (`stretches`): each is base / 4 times the one before.
+
+    Two whole numbers, so that a deviation has an exact, canonical form.
 
     Raises:
-        PrivacyError: there is no such table, or a stretch is too wide for the sum to be smooth (tau < 3).
+        PrivacyError: there is no such table, or the sum would not be smooth (tau < 3).
     """
 
     base: int
-    stretches: tuple[int, ...] = ()
+    stretch: int = 0
 
     def __post_init__(self) -> None:
         if not _SMOOTH <= self.base <= _TABLE_SIGMA:
             raise PrivacyError(f"Expected {_SMOOTH} <= base <= {_TABLE_SIGMA}, found {self.base}")
+        if not 0 <= self.stretch <= _WIDEST:
+            raise PrivacyError(f"Expected 0 <= stretch <= {_WIDEST}, found {self.stretch}")
         narrow = 1  # variance of what a stretched draw is added to, in units of base^2
         for stretch in self.stretches:
             wide = narrow + stretch**2
-            if stretch < 1 or self.base**2 * narrow < _SMOOTH**2 * wide:
-                raise PrivacyError(
-                    f"Expected stretches of at least 1 with tau >= {_SMOOTH}, found {self.stretches}"
-                )
+            if self.base**2 * narrow < _SMOOTH**2 * wide:
+                raise PrivacyError(f"Expected tau >= {_SMOOTH}, found a stretch of {stretch}")
             narrow = wide
+
+    @property
+    def stretches(self) -> tuple[int, ...]:
+        """What draws are multiplied by, after the first one; up to three where the base is 2^12."""
+        step = max(2, self.base // 4)
+        between = (step**fold for fold in range(1, 31) if step**fold < self.stretch)
+        return (*between, self.stretch) if self.stretch else ()
 
     @property
     def variance(self) -> int:
@@ -100,15 +110,9 @@ class Deviation:
 
 LADDER: tuple[Deviation, ...] = tuple(
     [Deviation(1 << power) for power in range(4, 13)]
-    + [
-        Deviation(_TABLE_SIGMA, (*(1 << fold for fold in range(10, power, 10)), 1 << power))
-        for power in range(1, 31)
-    ]
+    + [Deviation(_TABLE_SIGMA, 1 << power) for power in range(1, 31)]
 )
-"""Deviations 16, 32, ..., 4096 by tables, then wider ones up to 2^42, each about double the one before.
-
-A stretch of up to 2^10 is smooth on its own; ten bits more need one more draw in between.
-"""
+"""Deviations 16, 32, ..., 4096 by tables, then wider ones up to 2^42, each about double the one before."""
 
 
 def sample_discrete_gaussian(

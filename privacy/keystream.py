@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from privacy.errors import PrivacyError
 
-__all__ = ["KEY_BYTES", "Keystream", "derive_key"]
+__all__ = ["KEY_BYTES", "Keystream", "derive_key", "repetition_distance"]
 
 KEY_BYTES = 32
 _CHUNK = 1 << 18  # bytes encrypted at a time: input and output stay in the cache
@@ -78,6 +78,16 @@ class Keystream:
 
 if hasattr(os, "register_at_fork"):  # where there is fork
     os.register_at_fork(after_in_child=Keystream._count_fork)
+
+
+def repetition_distance(words: int) -> float:
+    """Total variation distance of so many words of one keystream from independent ones, at most.
+
+    AES is taken for a random permutation. It never gives a block of two words twice, which independent words do for
+    each of the b (b - 1) / 2 pairs of blocks with a probability of 2^-128 (the PRP/PRF switching lemma).
+    """
+    blocks = words // 2 + 1
+    return blocks * (blocks - 1) * 2.0**-129
 
 
 def derive_key(root: bytes, *labels: str | int | bytes) -> bytes:

@@ -32,7 +32,11 @@ from privacy.errors import PrivacyError
 from privacy.keystream import Keystream
 from privacy.rounding import FLOAT_SLACK, LARGEST, dithered_round, rounded_sensitivity
 
-__all__ = ["SumMechanism", "answer", "design_sum", "noise", "released_sum"]
+__all__ = ["WORDS", "SumMechanism", "answer", "design_sum", "noise", "released_sum"]
+
+WORDS = 5
+"""Words of keystreams that one number of an answer takes, at most: up to four draws of noise (ties included, which are
+one in 2^48), and its dither."""
 
 _LOST_TO_SHARES = 4  # of the variance: a continuous Gaussian rounded to the integers gains it
 _ROUNDING_LOSS = 0.01  # a wider deviation is chosen until rounding costs at most 1 % of noise

@@ -14,8 +14,8 @@ from privacy.errors import PrivacyError
 from privacy.keystream import Keystream, derive_key
 
 ROOT = b"tests of the discrete Gaussian..."[:32]
-TABLES = [each.base for each in LADDER if not each.stretches]
-WIDE = [each for each in LADDER if each.stretches]
+TABLES = [each.base for each in LADDER if not each.stretch]
+WIDE = [each for each in LADDER if each.stretch]
 DRAW = (
     2**-112
 )  # what the argument grants to a draw from one table, a quarter of what a sample may cost
@@ -198,15 +198,24 @@ def test_a_wide_sample_is_a_sum_of_stretched_draws(deviation):
     assert np.array_equal(found, expected)
 
 
+def narrower(deviation):
+    """What the last stretched draw of a rung is added to: another rung, or a table."""
+    before = Deviation(deviation.base, (0, *deviation.stretches)[-2])
+    assert (*before.stretches, deviation.stretch) == deviation.stretches
+    assert before in LADDER
+    return before
+
+
 def tau_of(deviation):
-    """Of the last stretch of a rung: what it is added to is another rung, or a table."""
-    narrow = Deviation(deviation.base, deviation.stretches[:-1])
-    return deviation.base * narrow.sigma / deviation.sigma
+    return deviation.base * narrower(deviation).sigma / deviation.sigma
 
 
 def test_every_rung_is_smooth():
     assert all(tau_of(each) >= 3.99 for each in WIDE)
-    assert all(Deviation(each.base, each.stretches[:-1]) in LADDER for each in WIDE)
+    assert LADDER[-1].stretches == (2**10, 2**20, 2**30)
+    assert Deviation(4096, 1024).stretches == (1024,)
+    assert Deviation(4096, 1025).stretches == (1024, 1025)
+    assert Deviation(4096).stretches == ()
 
 
 @pytest.mark.parametrize("deviation", [each for each in WIDE if tau_of(each) < 40], ids=str)
@@ -216,8 +225,8 @@ def test_a_wide_rung_is_a_discrete_gaussian_to_2_to_the_minus_250(deviation):
 
     The other rungs are smoother still. The bound is 2^-255 for tau = 3, once for each of two values.
     """
-    stretch, base = deviation.stretches[-1], deviation.base
-    narrow = Deviation(base, deviation.stretches[:-1]).variance
+    stretch, base = deviation.stretch, deviation.base
+    narrow = narrower(deviation).variance
     sigma, width = math.isqrt(deviation.variance), math.ceil(25 * tau_of(deviation))
 
     def quotient(value):
@@ -246,12 +255,15 @@ def test_a_stretch_that_is_not_smooth_is_no_discrete_gaussian():
 
     variance = base**2 * (1 + stretch**2)
     assert mass(16) / mass(0) / math.exp(-(16**2) / (2 * variance)) < 0.99
-    for wrong in ((stretch,), (0,), (-1,), (2, 48)):
-        with pytest.raises(PrivacyError, match="tau >= 3"):
-            Deviation(base, wrong)
+    with pytest.raises(PrivacyError, match="tau >= 3, found a stretch of 2"):
+        Deviation(4, 3)
+    assert Deviation(16, stretch).stretches == (4, 16, 32)  # so it is never drawn at once
     for base in (2, 4097):
         with pytest.raises(PrivacyError, match="base"):
             Deviation(base)
+    for wrong in (-1, 2**30 + 1):
+        with pytest.raises(PrivacyError, match="stretch <= 1073741824"):
+            Deviation(4096, wrong)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +274,7 @@ def test_samples_have_the_deviation_that_they_say(deviation):
     sigma >= 16 is that of a normal to 1e-12). Two-sided at 1e-6; at 2/3 and 3/2 of sigma the same bound must fail.
     """
     count = 50_000
-    key = derive_key(ROOT, deviation.base, *deviation.stretches)
+    key = derive_key(ROOT, deviation.base, deviation.stretch)
     samples = sample_discrete_gaussian(deviation, count, Keystream(key))
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], count)
     statistic = float(np.square(samples / deviation.sigma).sum())

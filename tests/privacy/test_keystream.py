@@ -7,12 +7,13 @@ import pickle
 import signal
 import threading
 
+import mpmath
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from privacy.errors import PrivacyError
-from privacy.keystream import Keystream, derive_key
+from privacy.keystream import Keystream, derive_key, repetition_distance
 
 KEY = bytes(range(32))
 
@@ -193,3 +194,14 @@ def test_only_keys_of_32_bytes_are_taken(key):
 def test_a_negative_number_of_words_is_refused():
     with pytest.raises(PrivacyError, match="at least 0"):
         Keystream(KEY).words(-1)
+
+
+def test_the_distance_from_independent_words_is_that_of_blocks_that_do_not_repeat():
+    """Exactly: b blocks without repetition are at distance 1 - prod (1 - i / 2^128), i < b, from independent ones."""
+    with mpmath.workdps(90):
+        for blocks in (2, 3, 1000):
+            product = mpmath.fprod(1 - mpmath.mpf(i) / 2**128 for i in range(blocks))
+            found = repetition_distance(2 * blocks - 2)  # and a part of one more
+            assert 1 - product <= found <= (1 - product) * (1 + mpmath.mpf(10) ** -15)
+    assert repetition_distance(0) == repetition_distance(1) == 0
+    assert repetition_distance(2**32) == pytest.approx(2.0**-67)
