@@ -7,7 +7,7 @@ Every party computes this for itself from the same bytes; nothing in here is eve
 
 With trust `local` (each site adds all of the noise) and `server` (the coordinator adds it) a single share is enough:
 k = 1. Delta pays for three things: the accountant's (all but 1.1 %), rounding (1 %, beta for each sum and each site
-that a unit may be at), and draws that exceed a public capacity or differ from the exact discrete Gaussian (0.1 %).
+that a unit may be at), and draws that exceed a public capacity or differ from the exact ones (0.1 %).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from privacy.calibration import calibrate
 from privacy.discrete_gaussian import SAMPLER_DISTANCE
 from privacy.errors import PrivacyError, StudyError
 from privacy.events import SumEvent
-from privacy.private_sum import SumMechanism, design_sum
+from privacy.keystream import repetition_distance
+from privacy.private_sum import WORDS, SumMechanism, design_sum
 from privacy.sampling import OVERFLOW, batch_capacity
 from study.contract import Study
 from study.declaration import Declaration
@@ -289,13 +290,16 @@ class Guarantee:
         if unlikely * (1 + math.exp(found)) > _FOR_UNLIKELY * self.study.privacy.delta:
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",
-                hint="an epsilon above 40, or a delta below 1e-20, is beyond what the argument covers",
+                hint="an epsilon above 30, or a delta below 1e-20, is beyond what the argument covers",
             )
 
     def unlikely(self, stage: Stage) -> float:
-        """For one sum: the probability of a draw beyond capacity, or of samples off their exact distribution."""
-        overflow = OVERFLOW if stage.sampling_rate < 1 else 0.0
-        return overflow + stage.dimension * self.tolerance.sites * SAMPLER_DISTANCE
+        """How far one sum is from that of the argument: sampled tables, draws beyond capacity, AES for coins."""
+        noise = stage.dimension * SAMPLER_DISTANCE + repetition_distance(WORDS * stage.dimension)
+        distance = self.tolerance.sites * noise
+        if stage.sampling_rate < 1:
+            distance += OVERFLOW + repetition_distance(self.study.maximum_records)
+        return distance
 
     def to_values(self) -> dict[str, Any]:
         """The guarantee as plain values, for `privacy.json`."""
