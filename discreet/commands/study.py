@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from discreet.commands.forecast import forecast
+from discreet.commands.shared import File, Json, with_table
 from discreet.console import errors_explained, print_json, print_table, results, say
 from privacy.errors import UserError
 from study.contract import Study
 from study.parsing import read_study, study_to_values
 from study.templates import TEMPLATES, template_text
 
-if TYPE_CHECKING:
-    from client.tables import Table
-    from study.guarantee import Guarantee  # the accountant takes a second to import: not for --help
-
 __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True, help="Write, check, show and freeze a study: the contract with the sites."
 )
-
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A study, such as study.toml.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")
-]
 
 
 @app.command()
@@ -87,12 +80,14 @@ def show(file: File, json: Json = False) -> None:
 
     Example: discreet study show study.toml
     """
+    from study.forecast import least_guarantee
+
     with errors_explained():
         study = read_study(file)
         values = study_to_values(study)
         known = not isinstance(study.data.features, str)
         if known or study.data.source is not None:
-            guarantee = _guarantee(study if known else _with_table(study, None)[0])
+            guarantee = least_guarantee(study if known else with_table(study, None)[0])
             values["guarantee"] = guarantee.to_values() | {"sites": study.sites.minimum}
         if json:
             print_json(values)
@@ -127,7 +122,7 @@ def freeze(
     from study.freezing import to_toml
 
     with errors_explained():
-        frozen, _ = _with_table(read_study(file), data)
+        frozen, _ = with_table(read_study(file), data)
         if data is not None:
             frozen = replace(frozen, data=replace(frozen.data, source=None))
         require_bounds(frozen, str(data or file))
@@ -140,31 +135,20 @@ def freeze(
             print_json(study_to_values(frozen))
 
 
-def _with_table(study: Study, data: Path | None) -> tuple[Study, Table]:
-    """The study frozen to the columns of its table, and that table, read once."""
-    from client.sources import frozen, load
-
-    table = load(study, data)
-    return frozen(study, data, table), table
-
-
-def _guarantee(study: Study) -> Guarantee:
-    """What a frozen study guarantees with the least number of sites."""
-    from study.guarantee import Guarantee, declare
-
-    return Guarantee(declare(study, sites=study.sites.minimum, nonce="0" * 32))
+app.command()(forecast)
 
 
 def _check_data(study: Study, data: Path | None) -> bool:
     """Check the guarantee, and the records if there are any: a file, or a built-in set; were there any?"""
     from client.tables import check_pooled, records_of
+    from study.forecast import least_guarantee
 
     if data is None and study.data.source is None:
         if not isinstance(study.data.features, str):
-            _guarantee(study)
+            least_guarantee(study)
         return False
-    frozen, table = _with_table(study, data)
-    _guarantee(frozen)
+    frozen, table = with_table(study, data)
+    least_guarantee(frozen)
     check_pooled(records_of(table, frozen), frozen, sites=study.sites.minimum)
     return True
 
