@@ -40,8 +40,8 @@ def calibrate(events_at: Events, epsilon: float, delta: float) -> float:
     Arguments:
         events_at: the events of the whole study when its noise multiplier is z; epsilon falls as z grows.
     """
-    z = _guess(events_at, epsilon, delta)
-    slope = 0.1 / math.log(_guess(events_at, epsilon * math.exp(0.1), delta) / z)
+    z, less = (_guess(events_at, each, delta) for each in (epsilon, epsilon * math.exp(0.1)))
+    slope = min(-0.05, 0.1 / math.log(less / z)) if less < z else -1.0
     for stage in _STAGES:
 
         def error_at(z: float, precision: float = stage.precision) -> float:
@@ -62,7 +62,8 @@ def _secant(
     error_at: Callable[[float], float], z: float, slope: float, stage: _Stage
 ) -> tuple[float, float] | None:
     """A z whose error is within the stage's limits, and the slope there; None if none is found."""
-    aim, previous = (stage.least + stage.most) / 2, None
+    aim = (stage.least + stage.most) / 2
+    previous: tuple[float, float] | None = None
     for _ in range(_STEPS):
         error = error_at(z)
         if previous is not None and math.isfinite(error) and z != previous[0]:

@@ -34,6 +34,7 @@ _REACH = -float(
 )  # deviations of noise that are looked at; beyond lies a mass of e^-50
 _FINEST_INTERVAL, _WIDEST_INTERVAL = 1e-8, 1e-3
 _MOST_POINTS = 100_000  # of one sum's distribution: so that no study takes minutes
+_LARGEST = 1e300
 _ROUNDING = 2.0**-50  # of delta for each sum; the Fourier transform was seen to lose up to 2^-53
 
 
@@ -118,8 +119,8 @@ def _added_delta(losses: Floats, z: float, q: float) -> Floats:
 
 def _unsampled(losses: Floats, q: float) -> Floats:
     """log(1 + (e^e - 1) / q), the Gaussian's loss where the sampled sum's is e; -infinity where there is none."""
-    with np.errstate(divide="ignore"):
-        found: Floats = np.log1p(np.maximum(np.expm1(losses) / q, -1))
+    with np.errstate(divide="ignore", over="ignore"):
+        found: Floats = np.log1p(np.clip(np.expm1(losses) / q, -1, _LARGEST))
     return found
 
 

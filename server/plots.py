@@ -204,7 +204,9 @@ def _draw_epsilon(axes: Axes, history: History, summary: Summary) -> None:
         _say_nothing(axes, "There is no bound on ε in this run.")
         return
     if cost.values.size:
-        _line(axes, cost, label="had only so many rounds been declared")
+        exact = np.append(np.diff(cost.values) > 0, True)  # of an upper step, its right end
+        drawn = _Series(cost.rounds[exact], cost.values[exact])
+        _line(axes, drawn, label="had only so many rounds been declared")
     if total is not None:
         axes.axhline(
             total, color=COLOURS["second"], linestyle=_DASHED, linewidth=1.6,
