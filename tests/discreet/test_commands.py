@@ -104,6 +104,7 @@ def test_every_command_can_print_json(path):
 def test_the_commands_are_those_of_the_contract():
     assert set(LEAVES) >= {
         ("demo",), ("simulate",), ("study", "init"), ("study", "check"), ("study", "show"), ("study", "freeze"),
+        ("study", "forecast"),
     }  # fmt: skip
 
 
