@@ -32,10 +32,11 @@ lint: $(VENV)/test  ## Style, types and the layers
 test: lint  ## Everything CI runs
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/test  ## Measure gradients, noise and accuracy, and write the tables of docs/benchmarks/
+bench: $(VENV)/test  ## Measure gradients, noise, accuracy and accounting, and write the tables of docs/benchmarks/
 	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
 	$(BIN)/python benchmarks/noise.py --out docs/benchmarks/noise.md
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/accounting.py
 
 docs: $(VENV)/test  ## Check that the documents' commands and links are real
 	$(BIN)/python -m pytest tests/test_documents.py
