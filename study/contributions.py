@@ -201,17 +201,18 @@ class Contributor:
             return self._kept[1]
         # A sample is padded to the public capacity: how long the work takes does not tell how many were drawn.
         # So this asks for the declared rate first: at rate 1 nothing is drawn (some are left out by audits alone).
-        capacity = math.ceil(stage.capacity / stage.block_units) if stage.sampling_rate < 1 else 0
+        capacity = stage.capacity if stage.sampling_rate < 1 else 0
         return self._made_blocks(stage, sent, self._units.only(chosen), capacity)
 
     def _made_blocks(self, stage: Stage, sent: Arrays, units: Units, minimum: int) -> list[Block]:
-        features = units.features
+        features, rows = units.features, self._study.data.records_per_unit
         if SCALING_NAMES[0] in sent:
             mean, deviation = (sent[name] for name in SCALING_NAMES)
             features = standardise(features, mean, deviation)
         return make_blocks(
-            features, units.labels, units=units.groups, block_units=stage.block_units,
-            rows_per_unit=self._study.data.records_per_unit, dtype=np.dtype(self._model.dtype), minimum_blocks=minimum,
+            features, units.labels, units=units.groups, tile_units=stage.block_units, rows_per_unit=rows,
+            block_units=self._model.block_units(stage.block_units, rows), dtype=np.dtype(self._model.dtype),
+            minimum_units=minimum,
         )  # fmt: skip
 
 
