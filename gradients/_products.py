@@ -1,7 +1,7 @@
 """Matrix products whose columns do not know where they stand.
 
-**Guarantees.** Column j of `column_product(weight, columns)` has the same bits wherever it stands
-and whatever the other columns hold.
+**Guarantees.** Column j of `column_product(weight, columns, tile)` has the same bits wherever it
+stands, whatever the other columns hold, and however many tiles of columns there are.
 
 Discussion. A zero-padded batch of a fixed shape is *not* enough for that. BLAS picks another
 micro-kernel for the edges of a matrix, and even for its interior: OpenBLAS 0.3.31 gives one row of
@@ -132,7 +132,7 @@ def sum_of_outer_products(
         for at in range(0, count, roundings):
             part = slice(at, at + roundings)
             yield from sum_of_outer_products(left[:, part], right[:, part], roundings)
-    elif width < count and count % width == 0:
+    elif width < count and count % width == 0 and len(left) * len(right) * width <= QUICK_PRODUCTS:
         products = _portions(left, width) @ _portions(right, width).transpose(0, 2, 1)
         sums = (left.reshape(-1, width) @ np.ones(width, left.dtype)).reshape(len(left), -1)
         yield np.add.reduce(products, axis=0), np.add.reduce(sums, axis=1)
