@@ -68,7 +68,7 @@ class Stage:
         dimension: d.
         clipping_norm: C, largest norm of one unit's vectors over all sites.
         capacity: no site's sample has more units (except with the probability paid for in delta).
-        block_units: units in a block of fixed shape; 0 where the function has none.
+        block_units: units in a tile of fixed shape (`gradients.tile_units`); 0 where the function has none.
         slack: eta of the summation.
     """
 

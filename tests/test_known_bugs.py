@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Message
+from ledgers import DATA_SET, ledger_of
 from scipy import stats
 
 from client.answers import RefusedError, Site
@@ -85,8 +86,8 @@ NOBODY = records_of(np.zeros((0, 3)), np.zeros(0))
 
 
 def site_of(declaration, records, *, name="site"):
-    site = Site(name, entropy=lambda *labels: derive_key(KEY, name, *labels))
-    site.approve(declaration, records)
+    site = Site(ledger_of(name), entropy=lambda *labels: derive_key(KEY, name, *labels))
+    site.approve(declaration, records, data_set=DATA_SET)
     return site
 
 
@@ -285,7 +286,7 @@ def run_of(declaration, directory, records, *, apps=None):
 # One client's error skipped the round for all of them.
 def test_a_site_that_fails_is_missing_and_the_round_goes_on(tmp_path, monkeypatch):
     one = declaration_of(privacy={"trust": "aggregate", "max_dropouts": 1})
-    broken = Site("broken")  # it has not approved the study: it refuses everything
+    broken = Site(ledger_of())  # it has not approved the study: it refuses everything
     outcome = run_of(one, tmp_path, [normal_records(9)] * 4, apps={5: make_client_app(broken)})
     assert [kept.missing for kept in outcome.sums] == [("site-3",)] * 3
     assert all(kept.total is not None for kept in outcome.sums)
@@ -305,8 +306,8 @@ def test_no_seed_of_a_global_generator_changes_or_repeats_noise():
     for _ in range(3):
         np.random.seed(7)
         random.seed(7)
-        site = Site("real")
-        site.approve(one, NOBODY)
+        site = Site(ledger_of())
+        site.approve(one, NOBODY, data_set=DATA_SET)
         answers.add(SumAnswer.from_bytes(site.answer(content)).vector.tobytes())
     assert len(answers) == 3
 

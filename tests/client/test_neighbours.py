@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import DATA_SET, ledger_of
 
 from client.answers import RefusedError, Site
 from client.tables import Records
@@ -76,8 +77,11 @@ def records_of(features, labels, groups):
 
 def answer_of(declaration, rows, content, key):
     """The integers that a site sends with these records, dither and coins."""
-    site = Site("site", entropy=lambda *labels: derive_key(key, *labels))
-    site.approve(declaration, records_of(*rows))
+    site = Site(
+        ledger_of(unit=declaration.study.data.unit),
+        entropy=lambda *labels: derive_key(key, *labels),
+    )
+    site.approve(declaration, records_of(*rows), data_set=DATA_SET)
     vector = SumAnswer.from_bytes(site.answer(content)).vector
     assert site.problems == []
     return vector.astype(np.int64)
