@@ -76,10 +76,11 @@ DESIGNS = {
 @settings(max_examples=300, deadline=None)
 @given(st.fixed_dictionaries(DESIGNS))
 @example(
-    DESIGNS
-    | {"dimension": 535_526, "noise_multiplier": 300.0, "shares": 1, "clipping_norm": 1.0}
-    | {"sites_per_unit": 5, "beta": 1e-9, "slack": 0.0}
-)
+    {
+        "dimension": 535_526, "noise_multiplier": 300.0, "shares": 1, "clipping_norm": 1.0, "sites_per_unit": 5,
+        "beta": 1e-9, "slack": 0.0,
+    }
+)  # fmt: skip
 def test_k_shares_are_the_noise_that_the_accountant_is_told(drawn):
     """For whatever a contract allows and more: enough noise at a loss of 1 %, or a refusal where the domain ends."""
     drawn = dict(drawn)
