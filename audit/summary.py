@@ -41,7 +41,7 @@ def study_summary(state: LedgerState, account: StudyAccount) -> dict[str, Any]:
     statuses = [each.status for each in account.asked.values()]
     return {
         "name": approval.name, "study": approval.study, "data_set": approval.data_set,
-        "namespace": state.data_sets[approval.data_set].namespace, "trust": approval.trust,
+        "namespace": state.namespace_of(account), "trust": approval.trust,
         "status": "closed" if account.closed else "open",
         "declared": sum(each.count for each in approval.sums), "charged": len(statuses),
         "answered": statuses.count("answered"), "burnt": statuses.count("burnt"),
