@@ -35,6 +35,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from privacy.errors import LedgerError, ProtocolError, UserError
+from study.keyfiles import sync_directory
 from study.ledger_entries import (
     Answered,
     Approved,
@@ -90,7 +91,7 @@ def create_ledger(path: Path, key: SigningKey, site: str, *, clock: Clock = time
         raise UserError(f"{path} exists", hint="a ledger is never written over") from None
     finally:
         new.unlink()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 class Ledger:
@@ -397,11 +398,3 @@ def _require_private(path: Path) -> None:
         )
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UserError(f"{path} can be read by others", hint=f"chmod 600 {path}")
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -10,6 +10,7 @@ from client.answers import Entropy, Site
 from client.ledger import Ledger, create_ledger
 from client.registration import register
 from client.tables import Records
+from privacy.errors import PrivacyError
 from privacy.filters import LifetimeCap, smallest_cap
 from study.charging import declared_sums
 from study.declaration import Declaration
@@ -77,10 +78,17 @@ def _no_clock() -> float:
 
 
 def _cap_for(declaration: Declaration) -> LifetimeCap | None:
-    """The least lifetime budget that the study fits in; none for a study without privacy."""
+    """The least lifetime budget that the study fits in; none for a study without privacy, or beyond any budget.
+
+    While sums are not masked, `aggregate` over many sites leaves each so little noise of its own that no real site
+    could approve it (`epsilon_against_server` says so). It can be rehearsed all the same.
+    """
     study = declaration.study
     if study.privacy.trust == "unsafe":
         return None
     declared = declared_sums(Guarantee(declaration))
     sums = [each.terms.sums(each.count) for each in declared if each.terms is not None]
-    return smallest_cap(sums, study.privacy.delta)
+    try:
+        return smallest_cap(sums, study.privacy.delta)
+    except PrivacyError:
+        return None
