@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from privacy.accounting import gaussian_epsilon
+from privacy.accounting import epsilon_of
+from privacy.events import SumEvent
 from study.ledger_state import LedgerState, StudyAccount
 
 __all__ = ["budget_summary", "study_summary"]
@@ -21,13 +22,14 @@ def budget_summary(state: LedgerState, namespace: str) -> dict[str, Any]:
     if budget is None:
         return {"namespace": namespace, "protected": False, "epsilon": None}
     mu = budget.cap.remaining_mu(budget.held)
+    buys = [SumEvent(noise_multiplier=1 / mu)] if mu else []
     orders = zip(
         budget.cap.orders, budget.spent.renyi, budget.held.renyi, budget.cap.bounds, strict=True
     )
     return {
         "namespace": namespace, "protected": True, "epsilon": budget.cap.epsilon, "delta": budget.cap.delta,
         "epsilon_spent": budget.epsilon_spent, "epsilon_spent_and_reserved": budget.epsilon_held,
-        "remaining_mu": mu, "remaining_study_epsilon": gaussian_epsilon(mu, budget.cap.delta),
+        "remaining_mu": mu, "remaining_study_epsilon": epsilon_of(buys, budget.cap.delta),
         "orders": [dict(zip(("order", "spent", "held", "bound"), each, strict=True)) for each in orders],
         "delta_extra": {
             "spent": budget.spent.extra, "held": budget.held.extra, "bound": budget.cap.extra,
@@ -41,7 +43,7 @@ def study_summary(state: LedgerState, account: StudyAccount) -> dict[str, Any]:
     statuses = [each.status for each in account.asked.values()]
     return {
         "name": approval.name, "study": approval.study, "data_set": approval.data_set,
-        "namespace": state.data_sets[approval.data_set].namespace, "trust": approval.trust,
+        "namespace": state.namespace_of(account), "trust": approval.trust,
         "status": "closed" if account.closed else "open",
         "declared": sum(each.count for each in approval.sums), "charged": len(statuses),
         "answered": statuses.count("answered"), "burnt": statuses.count("burnt"),

@@ -35,6 +35,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from privacy.errors import LedgerError, ProtocolError, UserError
+from study.keyfiles import sync_directory
 from study.ledger_entries import (
     Answered,
     Approved,
@@ -61,6 +62,7 @@ _MOST_UNKNOWN_REFUSALS = 100
 _APPLICATION = 0x44534C47  # "DSLG", in the file's header
 _WAIT_SECONDS = 30.0
 _SCHEMA = f"""
+    BEGIN;
     PRAGMA application_id = {_APPLICATION};
     CREATE TABLE entries (sequence INTEGER PRIMARY KEY, content BLOB NOT NULL, signature BLOB NOT NULL);
     CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'entries stay as they are'); END;
@@ -84,13 +86,14 @@ def create_ledger(path: Path, key: SigningKey, site: str, *, clock: Clock = time
     with closing(sqlite3.connect(new, isolation_level=None)) as database:
         database.executescript(_SCHEMA)
         _insert(database, first, key)
+        database.execute("COMMIT")
     try:
         os.link(new, path)
     except FileExistsError:
         raise UserError(f"{path} exists", hint="a ledger is never written over") from None
     finally:
         new.unlink()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 class Ledger:
@@ -114,12 +117,15 @@ class Ledger:
         self._lock, self._process = threading.RLock(), os.getpid()
         self._kept: LedgerState | None = None
         self._database = _connect(path, "rw")
-        with _explained(path):
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-        if (opened := self.state.opened) is None or opened.key != key.public.hex():
+        try:
+            with _explained(path):
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            if (opened := self.state.opened) is None or opened.key != key.public.hex():
+                raise LedgerError(f"{path}: expected the ledger of this key, found another site's")
+        except BaseException:
             self.close()
-            raise LedgerError(f"{path}: expected the ledger of this key, found another site's")
+            raise
 
     @property
     def state(self) -> LedgerState:
@@ -165,6 +171,11 @@ class Ledger:
             account = state.studies.get(approval.study)
             if account is None or account.closed or account.approval != approval:
                 self._write(state, approval)
+
+    def is_open(self, study: str) -> bool:
+        """Was the study approved, and not closed since, by whichever process?"""
+        account = self.state.studies.get(study)
+        return account is not None and not account.closed
 
     def find(self, study: str, index: int) -> Asked | None:
         """What became of a query of an approved study; None if it was never charged."""
@@ -234,7 +245,8 @@ class Ledger:
 
     def burn(self, study: str, index: int) -> None:
         """A charged query that will never be answered."""
-        self._append(Burnt(study=study, index=index))
+        with self._transaction() as state:
+            self._write(state, Burnt(study=study, index=index))
 
     def burn_pending(self) -> int:
         """Burn every charge that has no answer, and say how many: what a site does when it starts.
@@ -261,20 +273,16 @@ class Ledger:
 
     def refuse(self, study: str, reason: str) -> None:
         """Log a refusal, once for each study and reason; of studies that this site does not know, a hundred."""
-        state = self.state
-        unknown = sum(known not in state.studies for known, _ in state.refusals)
-        if (study, reason) in state.refusals:
-            return
-        if study in state.studies or unknown < _MOST_UNKNOWN_REFUSALS:
-            self._append(Refused(study=study, reason=reason))
+        with self._transaction() as state:
+            if (study, reason) in state.refusals:
+                return
+            unknown = sum(each not in state.studies for each, _ in state.refusals)
+            if study in state.studies or unknown < _MOST_UNKNOWN_REFUSALS:
+                self._write(state, Refused(study=study, reason=reason))
 
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
-
-    def _append(self, body: Body) -> None:
-        with self._transaction() as state:
-            self._write(state, body)
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[LedgerState]:
@@ -284,20 +292,25 @@ class Ledger:
         with self._lock, _explained(self._path):
             self._database.execute(f"BEGIN {kind}")
             try:
-                yield self._caught_up()
+                state = self._caught_up()
+                yield state
                 self._database.execute("COMMIT")
+                self._kept = state
             except BaseException:
-                self._kept = None  # it may be ahead of the disk: read it again
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
 
     def _caught_up(self) -> LedgerState:
         """Fold in what this process has not read yet; the last signature covers the whole chain before it."""
-        state = self._kept or LedgerState()
+        state, self._kept = self._kept or LedgerState(), None
         last = None
         for last in _rows(self._database, state.entries):
-            state.apply(Entry.from_bytes(last.content))
+            number = state.entries
+            try:
+                state.apply(Entry.from_bytes(last.content))
+            except (LedgerError, ProtocolError) as error:
+                raise LedgerError(f"{self._path}: entry {number}: {error.message}") from error
         if last is not None:
             last.verify(self._key.public)
         self._kept = state
@@ -305,7 +318,13 @@ class Ledger:
 
     def _write(self, state: LedgerState, body: Body) -> None:
         entry = state.next_entry(body, time=max(state.time, int(self._clock())))
-        state.apply(entry)
+        # From here on the state is ahead of the disk: until that is committed, or read again, it is not to be kept.
+        kept, self._kept = self._kept, None
+        try:
+            state.apply(entry)
+        except LedgerError:
+            self._kept = kept  # an entry that may not come next has changed nothing
+            raise
         _insert(self._database, entry, self._key)
 
     def _require_unlinked(self, state: LedgerState, data_set: DataSet) -> None:
@@ -381,11 +400,3 @@ def _require_private(path: Path) -> None:
         )
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UserError(f"{path} can be read by others", hint=f"chmod 600 {path}")
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

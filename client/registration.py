@@ -2,7 +2,10 @@
 
 Every unit has a mark of eight bytes, an HMAC of its identity under a secret of the site, kept beside the ledger. A
 unit that has a budget in one namespace is refused in another, whatever the file is called: a person's budget is spent
-once. Marks never leave the site, and tell nothing to whoever lacks its key.
+once. Rows are marked too, so that a copy is known whichever column is said to name its units. Marks never leave the
+site, and tell nothing to whoever lacks its key.
+
+This keeps an operator from a mistake, not from fraud: a row of which one cell is written otherwise is another row.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def register(
     Arguments:
         namespace: whose budget its units share; opened with `cap` if it is not there yet.
         unit: the column that names its units; None: every record is one.
-        identities: of its units.
+        identities: of its units, and of its rows where a column names the units.
         distinct: they are other units than those of other namespaces, although some look the same.
     Raises:
         LedgerError: units of it have a budget in another namespace, or its namespace or unit changed.

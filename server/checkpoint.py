@@ -17,6 +17,7 @@ import numpy.typing as npt
 from privacy.errors import ProtocolError, UserError
 from study.codec import decode, encode
 from study.declaration import Declaration
+from study.keyfiles import sync_directory
 
 __all__ = ["Checkpoint", "KeptSum", "write_whole"]
 
@@ -122,12 +123,4 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
             os.fsync(file.fileno())
     temporary.replace(path)
     if durable:
-        _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        sync_directory(path.parent)

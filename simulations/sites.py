@@ -81,9 +81,10 @@ def _no_clock() -> float:
 
 
 def _cap_for(declaration: Declaration) -> LifetimeCap | None:
-    """The least lifetime budget that the study fits in.
+    """The least lifetime budget that the study fits in; none for a study without privacy, or beyond any budget.
 
-    None for a study without privacy, and for one whose answers cost more than any budget: a real site would refuse it.
+    While sums are not masked, `aggregate` over many sites leaves each so little noise of its own that no real site
+    could approve it (`epsilon_against_server` says so). It can be rehearsed all the same.
     """
     study = declaration.study
     if study.privacy.trust == "unsafe":
