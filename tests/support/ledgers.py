@@ -15,7 +15,7 @@ from study.signing import SigningKey
 DATA_SET, NAMESPACE = "records", "people"
 
 _places = itertools.count()
-_memory = Path("/dev/shm")  # a file system that never waits for a disk, where there is one
+_memory = Path("/dev/shm")  # noqa: S108  a file system that never waits for a disk, where there is one
 _root = Path(tempfile.mkdtemp(prefix="discreet-tests-", dir=_memory if _memory.is_dir() else None))
 atexit.register(shutil.rmtree, _root, ignore_errors=True)
 
