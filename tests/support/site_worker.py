@@ -37,6 +37,7 @@ from client.answers import RefusedError, Site, system_entropy
 from client.ledger import Ledger, create_ledger
 from client.registration import register
 from client.tables import Records
+from privacy.errors import DiscreetError
 from study.contract import Data, Model, Privacy, Sites, Study, Training
 from study.declaration import Declaration
 from study.queries import SumQuery
@@ -263,6 +264,8 @@ def _child(control, settings, wire, side):
         work(settings, wire, side)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the driver is gone
+    except DiscreetError as error:
+        print(f"a worker ends: {error.message}", file=sys.stderr)  # noqa: T201
     except Exception:  # noqa: BLE001  a child of a fork must not go on where its parent would
         traceback.print_exc()
     finally:

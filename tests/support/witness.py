@@ -47,9 +47,11 @@ class Witness:
 
     Attributes:
         asked: (study, index) by the hash of a query's bytes.
-        vectors: all that was received, by (study, index); `pieces`: of answers that a kill cut off.
-        begun, charged: what workers said they were about to charge, and had on the disk.
-        dead: queries that were pending when no worker was alive.
+        vectors: all that was received, by (study, index); pieces: what was received of answers that a kill cut off.
+        begun, charged, drawn: how often workers said that they were about to charge a query, that it was on the disk,
+            that they were about to draw one of its keys.
+        lines, receipts: of the export at the last check; opened: there is a ledger since.
+        charges, burnt: what it held then; dead: what was pending then while no worker was alive.
     """
 
     directory: Path
@@ -59,11 +61,12 @@ class Witness:
     begun: Counter = field(default_factory=Counter)
     charged: Counter = field(default_factory=Counter)
     drawn: Counter = field(default_factory=Counter)
-    dead: set = field(default_factory=set)
     lines: list = field(default_factory=list)
     receipts: list = field(default_factory=list)
     opened: bool = False
+    charges: int = 0
     burnt: set = field(default_factory=set)
+    dead: set = field(default_factory=set)
 
     def heard(self, said):
         """A worker said where it is."""
@@ -130,6 +133,7 @@ class Witness:
 
     def _check_charges(self, told, killed):
         charges = Counter(place for place, _ in told["charged"])
+        self.charges = charges.total()
         require(
             max([*charges.values(), *self.charged.values()], default=0) <= 1,
             "a query was charged twice",
