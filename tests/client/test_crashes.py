@@ -47,6 +47,8 @@ FOUND = {
 }
 """Planted bugs, and what they are found by. `synchronous = OFF` is not among them: no kill can find it."""
 
+UNSTORED = "sent although it could not be stored"
+
 needs_listening = pytest.mark.skipif(not can_listen(), reason="sqlite3 is linked statically")
 
 
@@ -96,12 +98,17 @@ class TestKills:
         assert len(campaign.witness.burnt) >= 5
 
     def test_two_workers_on_one_ledger_pay_once_and_answer_once(self, workers, place):
+        """Who is faster is not ours to say. Without a kill there are 12 waits a round at least, so at a chance of a tenth
+        there is one in 14 rounds, except with 0.9^168 = 2e-8; the first and the last round have none, and a vector each.
+        """
         race = Race(workers, place, seed=2, chance=0.1)
-        for _ in range(2 * ROUNDS):
+        race.round(chance=0.0)
+        for _ in range(2 * ROUNDS - 2):
             race.round()
+        race.round(chance=0.0)
         race.leave()
-        assert race.kills.total() >= 5
-        assert len(race.witness.vectors) >= 3
+        assert race.kills.total() >= 1
+        assert len(race.witness.vectors) >= 2
 
 
 @needs_listening
@@ -125,6 +132,14 @@ class TestPoints:
         )
         assert len(campaigns) >= 12
         assert any(each.counts["UNAVAILABLE"] for each in campaigns)
+
+    def test_a_site_that_sends_what_it_could_not_store_would_be_found(self, workers, places):
+        before = Campaign(workers, places("before"))
+        before.start(kinds=("sync",))
+        before.step_until(Kill(("computed",)))
+        fail = {"kinds": ("sync",), "crash": [before.points + 1, "fail"], "bug": UNSTORED}
+        with pytest.raises(ContradictionError, match="a vector was sent and its bytes are not"):
+            two_queries_and_a_kill(Campaign(workers, places("after")), fail)
 
 
 class TestMaking:
@@ -170,7 +185,7 @@ class TestPower:
         assert campaign.kills.total() == len(WAITS)
 
     def test_every_planted_bug_has_a_contradiction_to_be_found_by(self):
-        assert set(FOUND) == set(PLANTED)
+        assert {*FOUND, UNSTORED} == set(PLANTED)
 
     @pytest.mark.parametrize("bug", FOUND)
     def test_a_planted_bug_is_found(self, workers, place, bug):

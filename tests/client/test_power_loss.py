@@ -8,19 +8,20 @@ Not shown: that the disk does what it says. Where it does not, a log that has lo
 one, and receipts tell (`TestTornLogs`).
 """
 
+import os
 import random
 from contextlib import closing
 
 import pytest
 import site_worker
-from disk import can_listen
+from disk import can_listen, listening
 from ledgers import DATA_SET
 from power_cuts import DECLARATION, KEY, Recorded, begin, lay, life, query, survive
 from site_worker import LEDGER, SITE
 
 from audit.verify import verify_export
 from client.answers import RefusedError, Site
-from client.ledger import Ledger, create_ledger, read_ledger
+from client.ledger import Ledger, _sync_directory, create_ledger, read_ledger
 from privacy.errors import LedgerError
 from study.receipts import receipts_of
 
@@ -48,6 +49,26 @@ class TestPowerCuts:
         lived = life(tmp_path / "site", synchronous=synchronous)
         with pytest.raises(AssertionError, match="is lost|another history"):
             survive(tmp_path / "left", lived)
+
+
+@needs_listening
+def test_a_ledger_that_has_been_made_is_on_the_disk(tmp_path, monkeypatch):
+    """Its bytes before it has its name, and its name before anybody is told."""
+    events = []
+
+    def heard(what, function):
+        return lambda *arguments: (events.append(what), function(*arguments))[1]
+
+    def hear(when, what, name, *_details):
+        if when == "after" and name.endswith(".new"):
+            events.append(what)
+
+    monkeypatch.setattr(os, "link", heard("link", os.link))
+    monkeypatch.setattr("client.ledger._sync_directory", heard("directory", _sync_directory))
+    with listening(hear):
+        create_ledger(tmp_path / LEDGER, KEY, SITE)
+    assert "write" in events
+    assert events[-3:] == ["sync", "link", "directory"]
 
 
 @pytest.mark.parametrize(("settings", "synchronous"), [({}, 2), ({"durable": False}, 0)])

@@ -62,7 +62,9 @@ def started(study, out, *, resume=False, killed_in_a_site=0):
 def kill_after(process, out, sums, *, linger=0.0):
     """Kill it when it has kept so many sums, and a little later. Was it still alive?"""
     kept = out.with_name(out.name + ".partial") / "checkpoint"
+    deadline = time.monotonic() + HANG_SECONDS
     while process.poll() is None and len(list(kept.glob("*.sum"))) < sums:
+        assert time.monotonic() < deadline, "the run hangs"
         time.sleep(0.001)
     time.sleep(linger)
     process.kill()

@@ -289,21 +289,21 @@ class Race(_Killing):
         self._both = {}
         self._asked = 0
 
-    def round(self):
-        """Start who is dead, and ask both the same query."""
+    def round(self, *, chance=None):
+        """Start who is dead, and ask both the same query, with this chance of a kill."""
         if not self.witness.opened:  # whoever makes a ledger second is told that it is there
             self._both[0] = self._started(studies=range(_RACED_STUDIES))
             self._interleaved({0}, {"ready"}, chance=0.0)
         new = {0, 1} - set(self._both)
         for each in new:
             self._both[each] = self._started(studies=range(_RACED_STUDIES))
-        self._interleaved(new, {"ready"})
+        self._interleaved(new, {"ready"}, chance=chance)
         content = self.query(*divmod(self._asked, ROUNDS))
         self._asked += 1
         for each in self._both.values():
             each.request(QUERY, content)
             self.counts["queries"] += 1
-        self._interleaved(set(self._both), {"sent", "refused"})
+        self._interleaved(set(self._both), {"sent", "refused"}, chance=chance)
         self.witness.check(alone=not self._both)
 
     def leave(self):

@@ -1,7 +1,10 @@
 """Bugs that a kill must bring to light. Each is planted into a worker's process by patching what production runs."""
 
+from contextlib import suppress
+
 from client.answers import RefusedError, Site
 from client.ledger import Ledger
+from privacy.errors import LedgerError
 from study.ledger_entries import Charged
 from study.queries import Refusal
 
@@ -136,3 +139,15 @@ def answered_anew_when_asked_again(_worker):
         return answer(self, query, name)
 
     Site._again, Site._answer = again, answering
+
+
+@planted
+def sent_although_it_could_not_be_stored(worker):
+    """No kill finds this one, but a disk that says no does."""
+    store = worker.WatchedLedger.store
+
+    def storing(self, *arguments):
+        with suppress(LedgerError):
+            store(self, *arguments)
+
+    worker.WatchedLedger.store = storing
