@@ -63,8 +63,8 @@ def test_a_run_with_a_spare_round_outlives_being_killed_over_a_query(out):
 
 def test_a_run_that_is_killed_at_any_time_ends_when_it_is_resumed(out):
     """Killed twice, the second time after it was resumed; two spare rounds pay for whatever that burns."""
-    study, generator = study_of(rounds=40, spare_rounds=2), random.Random(1)
-    for number, sums in enumerate((generator.randrange(1, 15), generator.randrange(16, 30))):
+    study, generator = study_of(rounds=30, spare_rounds=2), random.Random(1)
+    for number, sums in enumerate((generator.randrange(1, 10), generator.randrange(11, 20))):
         process = started(study, out, resume=number > 0)
         assert kill_after(process, out, sums, linger=generator.uniform(0, 0.02))
         ledgers_of(out.with_name("out.partial"))
