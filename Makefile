@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench docs clean help
+.PHONY: demo test lint bench soak docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -37,6 +37,9 @@ bench: $(VENV)/test  ## Measure gradients, noise, accuracy and accounting, and w
 	$(BIN)/python benchmarks/noise.py --out docs/benchmarks/noise.md
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/accounting.py
+
+soak: $(VENV)/test  ## Kill sites and simulations, cut their power, and write docs/benchmarks/soak.md: ten minutes
+	$(BIN)/python benchmarks/soak.py --out docs/benchmarks/soak.md
 
 docs: $(VENV)/test  ## Check that the documents' commands and links are real
 	$(BIN)/python -m pytest tests/test_documents.py

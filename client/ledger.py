@@ -28,6 +28,7 @@ import hashlib
 import os
 import sqlite3
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -79,20 +80,20 @@ Clock = Callable[[], float]
 def create_ledger(path: Path, key: SigningKey, site: str, *, clock: Clock = time.time) -> None:
     """Make a new ledger, whole or not at all; mode 0600. Raises UserError if there is one already."""
     path = path.resolve()
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    # A name of its own: two processes that made one ledger at once would write into each other's half of it.
+    handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".new", dir=path.parent)
+    os.close(handle)
     first = LedgerState().next_entry(Opened(site=site, key=key.public.hex()), time=int(clock()))
-    with closing(sqlite3.connect(new, isolation_level=None)) as database:
-        database.executescript(_SCHEMA)
-        _insert(database, first, key)
-        database.execute("COMMIT")
     try:
-        os.link(new, path)
+        with _explained(path), closing(sqlite3.connect(name, isolation_level=None)) as database:
+            database.executescript(_SCHEMA)
+            _insert(database, first, key)
+            database.execute("COMMIT")
+        os.link(name, path)
     except FileExistsError:
         raise UserError(f"{path} exists", hint="a ledger is never written over") from None
     finally:
-        new.unlink()
+        Path(name).unlink()
     sync_directory(path.parent)
 
 

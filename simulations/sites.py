@@ -65,13 +65,15 @@ def _is_over(ledger: Ledger, declaration: Declaration) -> bool:
 
 
 def _ledger(directory: Path, name: str, key: SigningKey) -> Ledger:
-    path = directory / "ledger.sqlite"
+    """What a killed run has left half-made is made anew; where there is a ledger, its public key is whole."""
+    path, public = directory / "ledger.sqlite", directory / "site.pub"
+    directory.mkdir(parents=True, exist_ok=True)
+    for half in directory.glob("*.new*"):
+        half.unlink()
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        create_ledger(path, key, name, clock=_no_clock)
-    public = directory / "site.pub"
-    if not public.exists():
+        public.unlink(missing_ok=True)
         write_public_key(public, key)
+        create_ledger(path, key, name, clock=_no_clock)
     return Ledger(path, key, clock=_no_clock, durable=False)
 
 
