@@ -21,8 +21,9 @@ from site_worker import LEDGER, SITE
 
 from audit.verify import verify_export
 from client.answers import RefusedError, Site
-from client.ledger import Ledger, _sync_directory, create_ledger, read_ledger
+from client.ledger import Ledger, create_ledger, read_ledger
 from privacy.errors import LedgerError
+from study.keyfiles import sync_directory
 from study.receipts import receipts_of
 
 LOG = LEDGER + "-wal"
@@ -64,7 +65,7 @@ def test_a_ledger_that_has_been_made_is_on_the_disk(tmp_path, monkeypatch):
             events.append(what)
 
     monkeypatch.setattr(os, "link", heard("link", os.link))
-    monkeypatch.setattr("client.ledger._sync_directory", heard("directory", _sync_directory))
+    monkeypatch.setattr("client.ledger.sync_directory", heard("directory", sync_directory))
     with listening(hear):
         create_ledger(tmp_path / LEDGER, KEY, SITE)
     assert "write" in events
