@@ -41,7 +41,7 @@ FOUND = {
     "charged after it was sent": "a vector was sent and its query is not charged",
     "stored after it was sent": "a vector was sent and its bytes are not stored",
     "charge held back until the answer is stored": "a charge that was on the disk is not there",
-    "charge rolled back": "the export does not verify",
+    "charge rolled back": "the export does not verify|a query was charged twice",
     "burnt and computed again": "a vector was sent and its bytes are not stored",
     "pending and computed again": "what was pending at a kill was answered afterwards",
     "answered anew when asked again": "two vectors were sent for one query",

@@ -14,6 +14,9 @@ class Bug:
     old: str
     new: str
     killer: str
+    more: tuple[
+        tuple[str, str], ...
+    ] = ()  # other texts of the same file that the bug needs replaced
 
 
 ANSWERS = "tests/client/test_answers.py"
@@ -60,8 +63,8 @@ BUGS = [
     Bug(
         "NaN passes clipping",
         "privacy/clipping.py",
-        "    finite = np.isfinite(norms) & (norms >= 0)\n",
-        "    finite = np.isnan(norms) | (np.isfinite(norms) & (norms >= 0))\n",
+        "    return np.where(finite & (weights >= np.finfo(np.float64).tiny), weights, 0.0)\n",
+        "    return np.where(np.isinf(norms) | (weights < np.finfo(np.float64).tiny), 0.0, weights)\n",
         "tests/privacy/test_clipping.py",
     ),
     Bug(
@@ -129,9 +132,14 @@ BUGS = [
         "a keystream that starts anew at every call",
         "privacy/keystream.py",
         "        with self._lock:\n",
-        "        self._encryptor = Cipher(algorithms.AES256(self._key), modes.CTR(bytes(16))).encryptor()\n"
-        "        with self._lock:\n",
+        "        self._encryptor = self._start()\n        with self._lock:\n",
         "tests/privacy/test_keystream.py",
+        more=(
+            (
+                "        self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()\n",
+                "        self._start = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor\n",
+            ),
+        ),
     ),
     Bug(
         "sampling with replacement, of a fixed size",
@@ -262,15 +270,17 @@ BUGS = [
     Bug(
         "a budget of another namespace",
         "study/ledger_state.py",
-        "            if self.data_sets[account.approval.data_set].namespace == namespace:\n",
-        "            if self.data_sets[account.approval.data_set].namespace != namespace:\n",
+        "        settled, reserved = self._settled[namespace], self._reserved[namespace]\n",
+        "        other = next(iter(self._settled))\n"
+        "        settled, reserved = self._settled[other], self._reserved[other]\n",
         "tests/study/test_ledger_state.py",
     ),
     Bug(
         "rounds not asked yet are not reserved",
         "study/ledger_state.py",
-        "        if self.closed:\n            return self.spent()\n",
-        "        return self.spent()\n",
+        "        spent = (cap.cost(self.studies[each].spent()) for each in reserved)\n",
+        "        reserved = {each: cap.cost(self.studies[each].spent()) for each in reserved}\n"
+        "        spent = reserved.values()\n",
         "tests/study/test_ledger_state.py",
     ),
     Bug(
@@ -340,8 +350,8 @@ BUGS = [
     Bug(
         "noise that does not buy the promised epsilon is approved",
         "client/answers.py",
-        "        guarantee.check()\n        self._require_unit(study, data_set)\n",
-        "        self._require_unit(study, data_set)\n",
+        "        guarantee.check()\n        self._considered",
+        "        self._considered",
         ANSWERS,
     ),
     Bug(
