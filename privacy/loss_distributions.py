@@ -29,9 +29,7 @@ __all__ = ["gaussian_delta", "loss_distribution", "losses_of", "rounding_of"]
 
 Floats = npt.NDArray[np.float64]
 
-_REACH = -float(
-    ndtri(math.exp(-50) / 2)
-)  # deviations of noise that are looked at; beyond lies a mass of e^-50
+_REACH = -float(ndtri(math.exp(-50) / 2))  # in deviations: of the noise, e^-50 lies beyond
 _FINEST_INTERVAL, _WIDEST_INTERVAL = 1e-8, 1e-3
 _MOST_POINTS = 100_000  # of one sum's distribution: so that no study takes minutes
 _LARGEST = 1e300

@@ -46,10 +46,9 @@ def forecast(
 ) -> None:
     """Say what a study will cost before it is run: ε by every accountant, noise, and what a change would cost.
 
-    Reads no record and spends no budget. Noise per coordinate is the deviation of the noise in one round's mean
-    gradient, over the largest length C that the gradient can have: near 1 a single round tells nothing, and only
-    the average of many does. ε by number of rounds is what so many would cost HAD THEY BEEN DECLARED: a study
-    that stops early still costs all of its rounds.
+    No record is used, no budget spent. Noise per coordinate is that of one round's mean gradient, over its largest norm.
+
+    ε by number of rounds is what so many would cost had they been declared: who stops early still pays for all of them.
 
     Example: discreet study forecast study.toml --plot cost.svg
     """
