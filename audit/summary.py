@@ -15,8 +15,9 @@ def budget_summary(state: LedgerState, namespace: str) -> dict[str, Any]:
     """How a namespace's lifetime budget stands.
 
     `remaining_mu` is that of the largest unsampled study which still fits, `remaining_study_epsilon` that study's
-    epsilon at the lifetime delta. Epsilons that are spent do not add up, nor with what remains: divergences do, order
-    by order.
+    epsilon at the part of the lifetime delta that divergences have. Epsilons that are spent do not add up, nor with
+    what remains: divergences do, order by order. `against` says whom the budget binds: a coordinator that was trusted
+    with the noise has seen sums without it.
     """
     budget = state.budget(namespace)
     if budget is None:
@@ -27,14 +28,23 @@ def budget_summary(state: LedgerState, namespace: str) -> dict[str, Any]:
         budget.cap.orders, budget.spent.renyi, budget.held.renyi, budget.cap.bounds, strict=True
     )
     return {
-        "namespace": namespace, "protected": True, "epsilon": budget.cap.epsilon, "delta": budget.cap.delta,
+        "namespace": namespace, "protected": True, "against": _against(state, namespace),
+        "epsilon": budget.cap.epsilon, "delta": budget.cap.delta,
         "epsilon_spent": budget.epsilon_spent, "epsilon_spent_and_reserved": budget.epsilon_held,
-        "remaining_mu": mu, "remaining_study_epsilon": epsilon_of(buys, budget.cap.delta),
+        "remaining_mu": mu, "remaining_study_epsilon": epsilon_of(buys, budget.cap.delta - budget.cap.extra),
         "orders": [dict(zip(("order", "spent", "held", "bound"), each, strict=True)) for each in orders],
         "delta_extra": {
             "spent": budget.spent.extra, "held": budget.held.extra, "bound": budget.cap.extra,
         },
     }  # fmt: skip
+
+
+def _against(state: LedgerState, namespace: str) -> str:
+    trusting = any(
+        account.approval.trust == "server" and state.namespace_of(account) == namespace
+        for account in state.studies.values()
+    )
+    return "everybody but the coordinator" if trusting else "everybody"
 
 
 def study_summary(state: LedgerState, account: StudyAccount) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Site:
             study=declaration.hash, name=study.name, data_set=data_set, trust=study.privacy.trust,
             sums=declared_sums(guarantee),
         )  # fmt: skip
-        self._ledger.approve(approval)
+        self._ledger.approve(approval, records.identities)
         self._approved[declaration.hash] = _Approved(guarantee, Contributor(guarantee, units))
 
     def close_study(self, study: str) -> None:

@@ -25,13 +25,14 @@ answers of open studies, and keyed marks of units, neither of which are part of 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import sqlite3
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -59,6 +60,7 @@ __all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger"]
 KEPT_ANSWERS = 2
 """Answers of a study whose bytes are kept, the latest ones: a coordinator asks again only for the trip that is open."""
 
+_MARK_BYTES = 8  # of a unit's HMAC: among a million, two are alike once in 10^7 data sets
 _MOST_UNKNOWN_REFUSALS = 100
 _APPLICATION = 0x44534C47  # "DSLG", in the file's header
 _WAIT_SECONDS = 30.0
@@ -142,7 +144,7 @@ class Ledger:
         opening: Namespace | None = None,
         distinct: bool = False,
     ) -> None:
-        """A data set, and its units' marks, 8 bytes each; marks that it had before stay.
+        """A data set, and the marks of its units' identities; marks that it had before stay.
 
         Arguments:
             opening: of its namespace, with the lifetime budget, if it is not there yet. Without a cap nothing is
@@ -156,19 +158,24 @@ class Ledger:
                 self._write(state, opening)
             self._write(state, data_set)
             self._database.executemany(
-                "INSERT OR IGNORE INTO units VALUES (?, ?)", ((each, data_set.data_set) for each in units)
+                "INSERT OR IGNORE INTO units VALUES (?, ?)", ((each, data_set.data_set) for each in self._marks(units))
             )  # fmt: skip
             if not distinct:
                 self._require_unlinked(state, data_set)
 
-    def approve(self, approval: Approved) -> None:
+    def approve(self, approval: Approved, units: Collection[bytes]) -> None:
         """Take part in a study and reserve its whole cost. Nothing to do if exactly this is approved already.
 
+        Arguments:
+            units: identities of the units that it will be answered with. Those that a column names must have been
+                registered, all of them. A record is known by its whole row, of which a study sees a part: of records
+                there may be no more than were registered.
         Raises:
             BudgetError: it does not fit; the message says what remains.
-            LedgerError: the study was approved otherwise, or is closed.
+            LedgerError: the study was approved otherwise, or is closed, or units of it were never registered.
         """
         with self._transaction() as state:
+            self._require_registered(state, approval.data_set, set(self._marks(units)))
             account = state.studies.get(approval.study)
             if account is None or account.closed or account.approval != approval:
                 self._write(state, approval)
@@ -327,6 +334,23 @@ class Ledger:
             self._kept = kept  # an entry that may not come next has changed nothing
             raise
         _insert(self._database, entry, self._key)
+
+    def _marks(self, identities: Iterable[bytes]) -> Iterator[bytes]:
+        """HMACs of identities, cut to eight bytes, under a secret of this site."""
+        secret = self._key.secret("units")
+        return (hmac.digest(secret, each, "sha256")[:_MARK_BYTES] for each in identities)
+
+    def _require_registered(self, state: LedgerState, name: str, marks: set[bytes]) -> None:
+        """Everybody who is asked about has a budget, and it is this one."""
+        rows = self._database.execute("SELECT mark FROM units WHERE data_set = ?", (name,))
+        known = {bytes(mark) for (mark,) in rows}
+        by_column = name in state.data_sets and state.data_sets[name].unit is not None
+        strangers = len(marks - known) if by_column else max(0, len(marks) - len(known))
+        if strangers:
+            raise LedgerError(
+                f'Expected units that were registered as "{name}", found {strangers} more',
+                hint="register the data set anew, under the same name: its budget stays what it is",
+            )
 
     def _require_unlinked(self, state: LedgerState, data_set: DataSet) -> None:
         """No unit of a data set may have a budget in two namespaces."""

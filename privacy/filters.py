@@ -49,6 +49,7 @@ __all__ = [
 
 MOST_ORDERS = 8
 _EXTRA_SHARE = 0.1  # of delta, for what no divergence covers
+_ROUNDING = 1e-8  # of a bound: more than divergences and their sums can be off by, and noise multipliers of terms
 _LARGEST_EPSILON = 700.0  # e^epsilon is a number
 _SPREAD = tuple(2 ** (step / 3) for step in range(-3, 5))
 """Orders around the best one for Gaussian sums: half of it (below, no budget is left) to two and a half times."""
@@ -123,8 +124,9 @@ class LifetimeCap:
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """B(a) of every order, nats; below 0 where an order is of no use for so small an epsilon."""
-        return tuple(self.epsilon - _conversion(a, self.delta_per_order) for a in self.orders)
+        """B(a) of every order, nats, less what floating point may be off by; below 0 where an order is of no use."""
+        bounds = (self.epsilon - _conversion(a, self.delta_per_order) for a in self.orders)
+        return tuple(bound - _ROUNDING * max(1.0, abs(bound)) for bound in bounds)
 
     @property
     def nothing(self) -> Cost:

@@ -25,6 +25,7 @@ _REACH = 9.0  # deviations beyond the outermost peaks: e^(-81 / 2) of the integr
 _ROUNDING = (
     1e-14  # what floating point may take from a logarithm of about 0; added, never taken off
 )
+_MOST_POINTS = 1_000_000
 _LEAST_NOISE = 0.1  # below, sampling is given no credit: there is no privacy left to speak of
 
 
@@ -58,6 +59,8 @@ def renyi_divergence(event: SumEvent, order: float) -> float:
     if q == 1 or z < _LEAST_NOISE:
         return event.count * order / (2 * z**2)
     step = min(z / 4, z**2 / 2)
+    if order + 2 * _REACH * z > _MOST_POINTS * step:
+        return event.count * order / (2 * z**2)  # sampling is given no credit; memory stays bounded
     # The integrand's peaks lie between 0 and `order`; outside it falls at least like the noise.
     x = np.arange(-_REACH * z, order + _REACH * z, step)
     likelihood = np.logaddexp(math.log1p(-q), math.log(q) + (x - 0.5) / z**2)

@@ -51,7 +51,7 @@ def simulated_sites(
             opened.callback(ledger.close)
             if _DATA_SET not in ledger.state.data_sets:
                 register(
-                    ledger, key, data_set=_DATA_SET, namespace=_NAMESPACE, unit=declaration.study.data.unit,
+                    ledger, data_set=_DATA_SET, namespace=_NAMESPACE, unit=declaration.study.data.unit,
                     identities=each.identities, cap=cap,
                 )  # fmt: skip
             sites[name] = Site(ledger, entropy=entropy(name), policy=policy, allow_unsafe=True)

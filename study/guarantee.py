@@ -41,6 +41,7 @@ _MECHANISM = "dithered rounding and discrete Gaussian shares of noise on every p
 
 _FOR_ROUNDING = 0.01
 _FOR_UNLIKELY = 0.001
+_FARTHEST = 700.0  # e^epsilon is a number
 _MOMENTS_SHARE = 0.1  # of mu^2: measured on tabular data, where it costs no accuracy
 _EXACT_ROUNDS = 50
 
@@ -222,19 +223,47 @@ class Guarantee:
     def epsilon_against_server(self) -> float | None:
         """What the server itself can learn of a unit while sums are not masked; None where there is no bound.
 
-        It then sees every site's own sum with that site's own share of noise, whoever else is honest.
+        It then sees every site's own sum with that site's own share of noise, whoever else is honest. A share has a
+        largest value, so where one unit moves a sum by many deviations of it no epsilon holds at all.
         """
+        return self._against_server(distance=1)
+
+    def epsilon_of_a_record(self, *, against_server: bool = False) -> float | None:
+        """For one record more or less, also where the unit is the whole site; None where there is no bound.
+
+        With `dp-fedavg` a record does not remove its site's vector, it replaces it by another, up to 2 C away: that has
+        half the noise multiplier (`study/charging.py`).
+        """
+        distance = 2 if self.study.training.algorithm == "dp-fedavg" else 1
+        if against_server:
+            return self._against_server(distance)
+        events = self.events()
+        return self._proved(
+            [replace(e, noise_multiplier=e.noise_multiplier / distance) for e in events]
+        )
+
+    def _against_server(self, distance: int) -> float | None:
         if self.study.privacy.trust in ("unsafe", "server"):
             return None
-        return self._epsilon(
+        return self._proved(
             [
                 SumEvent(
-                    noise_multiplier=self._required(stage.function).noise_multiplier_of(1),
+                    noise_multiplier=self._required(stage.function).noise_multiplier_of(1) / distance,
                     sampling_rate=stage.sampling_rate, count=stage.count,
                 )
                 for stage in self.stages
             ]
         )  # fmt: skip
+
+    def _proved(self, events: Sequence[SumEvent]) -> float | None:
+        """Epsilon of these events, or None where the argument does not reach so far."""
+        epsilon = self._epsilon(events)
+        return epsilon if epsilon is not None and self._reaches(epsilon) else None
+
+    def _reaches(self, epsilon: float) -> bool:
+        """Do unlikely events, at (1 + e^epsilon) times their probability, fit into what is reserved for them?"""
+        allowed = _FOR_UNLIKELY * self.study.privacy.delta
+        return epsilon < _FARTHEST and self._unlikely * (1 + math.exp(epsilon)) <= allowed
 
     @functools.cached_property
     def epsilon_by_round(self) -> tuple[float | None, ...]:
@@ -317,7 +346,7 @@ class Guarantee:
             )
         for stage in self.stages:
             self.mechanism(stage.function)  # raises where no noise is wide enough
-        if self._unlikely * (1 + math.exp(found)) > _FOR_UNLIKELY * self.study.privacy.delta:
+        if not self._reaches(found):
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",
                 hint="an epsilon above 30, or a delta below 1e-20, is beyond what the argument covers",
@@ -343,6 +372,7 @@ class Guarantee:
             "unit": self.unit,
             "relation": _relation_in_words(self.study),
             "epsilon": self.epsilon, "delta": self.delta, "epsilon_against_server": self.epsilon_against_server,
+            "epsilon_of_a_record": self.epsilon_of_a_record(),
             "mu": self.mu, "mechanism": _MECHANISM if self.events() else "none",
             "accountant": ACCOUNTANT, "sampling_rate": self.study.training.sampling_rate,
             "clipping": privacy.clipping, "clipping_norm": privacy.clipping_norm,

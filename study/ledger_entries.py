@@ -225,22 +225,19 @@ class Namespace(Body):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(Body):
-    """A data set of that namespace: the column that names its units (None: every record is one), and a keyed mark.
+    """A data set of that namespace, and the column that names its units (None: every record is one).
 
-    The mark is an HMAC of the data under a secret of the site: it tells the site whether these are the same records,
-    and nobody else anything.
+    Nothing of the data is in it, not even a keyed hash: two equal ones would tell that nobody had joined or left.
     """
 
     KIND = "data-set"
     data_set: str
     namespace: str
     unit: str | None
-    mark: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_name(self.data_set, self.namespace, *([] if self.unit is None else [self.unit]))
-        _require_hash(self.mark)
 
 
 @dataclass(frozen=True, kw_only=True)

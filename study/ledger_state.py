@@ -176,6 +176,13 @@ class LedgerState:
     def _add_data_set(self, body: DataSet, _entry: Entry) -> None:
         if body.namespace not in self.namespaces:
             raise LedgerError(f'Expected a namespace of this ledger, found "{body.namespace}"')
+        for other in self.data_sets.values():
+            if other.namespace == body.namespace and (other.unit is None) != (body.unit is None):
+                raise LedgerError(
+                    f'Expected data sets of namespace "{body.namespace}" to be all of records, or all of units that a '
+                    f'column names, as "{other.data_set}" is',
+                    hint="a budget of records would be spent once for each record of a person",
+                )
         earlier = self.data_sets.get(body.data_set, body)
         if (earlier.namespace, earlier.unit) != (body.namespace, body.unit):
             raise LedgerError(f'Expected "{body.data_set}" to keep its namespace and unit')
@@ -191,7 +198,7 @@ class LedgerState:
             raise LedgerError(f'Expected a data set of this ledger, found "{body.data_set}"')
         for each in body.sums:
             if each.terms is not None:
-                _require_sound(each)
+                _require_sound(each, self.data_sets[body.data_set])
         namespace = self.data_sets[body.data_set].namespace
         budget = self.budget(namespace)
         if budget is not None:
@@ -297,10 +304,23 @@ def _cost_within(budget: Budget, approval: Approved) -> Cost:
     return wanted
 
 
-def _require_sound(declared: DeclaredSum) -> None:
+def _require_sound(declared: DeclaredSum, data_set: DataSet) -> None:
+    """Terms that this version of the protocol can have, for units of this data set, and the noise that they yield.
+
+    Nothing is masked yet, so whoever receives an answer lacks one share of noise and no more. There are sums of
+    training units alone. And a study protects the very units of the budget, or whole sites, of which they are parts.
+    """
+    terms = declared.terms
+    if terms is None:
+        return
+    own = "record" if data_set.unit is None else f"a unit of column {data_set.unit}"
+    meanings = {(own, "add-or-remove-one"), ("site", "replace-one")}
+    if (terms.shares, terms.part) != (1, "train") or (terms.unit, terms.adjacency) not in meanings:
+        raise LedgerError(
+            f"Expected terms of {declared.function} for one share of noise, training units, and {own}"
+        )
     try:
-        if declared.terms is not None:
-            declared.terms.check_noise()
+        terms.check_noise()
     except (PrivacyError, ArithmeticError, ValueError) as error:
         raise LedgerError(f"Expected sound terms of {declared.function}: {error}") from error
 

@@ -118,10 +118,10 @@ def register_data_set(
     with errors_explained():
         table, cap = read_table(data), _cap_of(epsilon, delta)
         identities, rows = identities_of(table, unit), identities_of(table, None)
-        with _opened(ledger, key, make=site or "") as (opened, secret):
+        with _opened(ledger, key, make=site or "") as (opened, _):
             _require_same_budget(opened, namespace, epsilon, delta)
             register(
-                opened, secret, data_set=name or data.stem, namespace=namespace, unit=unit,
+                opened, data_set=name or data.stem, namespace=namespace, unit=unit,
                 identities=[*identities, *rows], cap=cap, distinct=distinct,
             )  # fmt: skip
             state = opened.state
@@ -342,7 +342,14 @@ def verify_export(
 
 
 def _file(ledger: Path) -> Path:
-    return ledger / "ledger.sqlite" if ledger.is_dir() else ledger
+    """A directory, or a name without an ending that is not there yet, is the site's directory."""
+    directory = ledger.is_dir() or not (ledger.suffix or ledger.exists())
+    return ledger / "ledger.sqlite" if directory else ledger
+
+
+def _key_of(path: Path) -> Path:
+    """A key belongs to one ledger: two histories under one key would be a fork."""
+    return path.with_name("site.key") if path.name == "ledger.sqlite" else path.with_suffix(".key")
 
 
 def _replayed(ledger: Path) -> LedgerState:
@@ -361,9 +368,9 @@ def _opened(
     from study.keyfiles import read_key
 
     path = _file(ledger)
-    key_path = key or path.with_name("site.key")
+    key_path = key or _key_of(path)
     if not path.exists() and make is not None:
-        _make(path, key_path, make)
+        _make(path, key_path, make, given=key is not None)
     secret = read_key(key_path)
     opened = Ledger(path, secret)
     try:
@@ -372,12 +379,17 @@ def _opened(
         opened.close()
 
 
-def _make(path: Path, key_path: Path, site: str) -> None:
+def _make(path: Path, key_path: Path, site: str, *, given: bool) -> None:
     from client.ledger import create_ledger
     from study.keyfiles import create_key, read_key, read_public_key, write_public_key
     from study.signing import fingerprint
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    if key_path.exists() and not given:
+        raise UserError(
+            f"{key_path} is there, and the ledger that it signs is not: {path}",
+            hint="find the ledger, as what was charged stays charged; or move the key away: a new ledger has a new one",
+        )
     secret = read_key(key_path) if key_path.exists() else create_key(key_path)
     public = key_path.with_suffix(".pub")
     if not public.exists():

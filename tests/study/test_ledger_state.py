@@ -79,7 +79,7 @@ def opened(*more, cap=None):
         LedgerState(),
         Opened(site="site", key=KEY.public.hex()),
         Namespace(namespace="people", cap=cap or cap_of()),
-        DataSet(data_set="records", namespace="people", unit=None, mark=BYTES),
+        DataSet(data_set="records", namespace="people", unit=None),
         *more,
     )
 
@@ -111,11 +111,9 @@ BODIES = {
     "opened": Opened(site="site", key=KEY.public.hex()),
     "a new namespace": Namespace(namespace="others", cap=None),
     "the old namespace": Namespace(namespace="people", cap=None),
-    "a data set": DataSet(data_set="more", namespace="people", unit=None, mark=BYTES),
-    "a data set of nobody": DataSet(data_set="more", namespace="nobody", unit=None, mark=BYTES),
-    "a data set that moves": DataSet(
-        data_set="records", namespace="people", unit="patient", mark=BYTES
-    ),
+    "a data set": DataSet(data_set="more", namespace="people", unit=None),
+    "a data set of nobody": DataSet(data_set="more", namespace="nobody", unit=None),
+    "a data set that moves": DataSet(data_set="records", namespace="people", unit="patient"),
     "approved": approval(),
     "approved with too much": approval(
         2, sums=(DeclaredSum(function="gradient", count=3, terms=terms_of(8.0)),)
@@ -221,7 +219,7 @@ def test_every_namespace_has_a_budget_of_its_own():
     costly = (DeclaredSum(function="gradient", count=3, terms=terms_of(2.0)),)
     state = opened(
         Namespace(namespace="others", cap=cap_of()),
-        DataSet(data_set="theirs", namespace="others", unit=None, mark=BYTES),
+        DataSet(data_set="theirs", namespace="others", unit=None),
     )
     number = 0
     with pytest.raises(BudgetError, match="lifetime budget of epsilon 10"):  # noqa: PT012  up to the first that is too much
@@ -323,7 +321,7 @@ def test_a_replay_of_signed_entries_is_the_state_that_wrote_them():
     state, signed = LedgerState(), []
     for body in (
         Opened(site="site", key=KEY.public.hex()), Namespace(namespace="people", cap=cap_of()),
-        DataSet(data_set="records", namespace="people", unit=None, mark=BYTES), approval(), charge(), answered(),
+        DataSet(data_set="records", namespace="people", unit=None), approval(), charge(), answered(),
     ):  # fmt: skip
         entry = state.next_entry(body, time=7)
         state.apply(entry)

@@ -49,7 +49,7 @@ def query(index):
 def begin(ledger):
     """Register, and approve the study."""
     register(
-        ledger, KEY, data_set=DATA_SET, namespace=NAMESPACE, unit=None, identities=[b"a"],
+        ledger, data_set=DATA_SET, namespace=NAMESPACE, unit=None, identities=site_worker.records().identities,
         cap=cap_of(30.0, 1e-3),
     )  # fmt: skip
     ledger.promise()

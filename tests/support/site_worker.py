@@ -166,7 +166,7 @@ def opened(directory, console):
     ledger.console = console
     if DATA_SET not in ledger.state.data_sets:
         register(
-            ledger, key, data_set=DATA_SET, namespace=NAMESPACE, unit=None, identities=records().identities,
+            ledger, data_set=DATA_SET, namespace=NAMESPACE, unit=None, identities=records().identities,
             cap=cap_of(30.0, 1e-3),
         )  # fmt: skip
     console.tell("opened")
