@@ -46,7 +46,7 @@ def forecast(
 ) -> None:
     """Say what a study will cost before it is run: ε by every accountant, noise, and what a change would cost.
 
-    No record is used, no budget spent. Noise per coordinate is that of one round's mean gradient, over its largest norm.
+    No record is used, no budget spent. Noise per coordinate is that of one round's mean, over the largest norm C of it.
 
     ε by number of rounds is what so many would cost had they been declared: who stops early still pays for all of them.
 
