@@ -245,21 +245,21 @@ BUGS = [
         "study/ledger_state.py",
         "        if account.charged[body.function] >= declared.count:\n",
         "        if account.charged[body.function] > declared.count:\n",
-        "tests/study/test_ledger_state.py",
+        "tests/study/test_ledger_state.py::test_no_more_sums_than_declared_are_charged",
     ),
     Bug(
         "a ledger entry may be removed",
         "study/ledger_state.py",
         "        if (entry.sequence, entry.previous) != (self.entries, self.head):\n",
         "        if entry.sequence < self.entries:\n",
-        "tests/audit/test_verify.py",
+        "tests/audit/test_verify.py::TestWhatOthersCanDoToAnExport::test_any_entry_removed_is_missed_at_its_place",
     ),
     Bug(
         "a ledger entry may be edited",
         "study/ledger_state.py",
         "            each.verify(named)\n",
         "",
-        "tests/audit/test_verify.py",
+        "tests/audit/test_verify.py::TestWhatOthersCanDoToAnExport::test_any_number_changed_is_found_at_its_entry",
     ),
     Bug(
         "a budget of another namespace",
@@ -267,7 +267,7 @@ BUGS = [
         "        settled, reserved = self._settled[namespace], self._reserved[namespace]\n",
         "        other = next(iter(self._settled))\n"
         "        settled, reserved = self._settled[other], self._reserved[other]\n",
-        "tests/study/test_ledger_state.py",
+        "tests/study/test_ledger_state.py::test_every_namespace_has_a_budget_of_its_own",
     ),
     Bug(
         "rounds not asked yet are not reserved",
@@ -275,7 +275,7 @@ BUGS = [
         "        spent = (cap.cost(self.studies[each].spent()) for each in reserved)\n",
         "        reserved = {each: cap.cost(self.studies[each].spent()) for each in reserved}\n"
         "        spent = reserved.values()\n",
-        "tests/study/test_ledger_state.py",
+        "tests/study/test_ledger_state.py::test_a_study_is_reserved_whole_and_gives_back_what_it_never_asked",
     ),
     Bug(
         "burnt queries are free",
@@ -284,7 +284,7 @@ BUGS = [
         '        self._settle(body.study, body.index, "burnt", None)\n'
         "        account = self.account(body.study)\n"
         "        account.charged[account.asked[body.index].charge.function] -= 1\n",
-        "tests/study/test_ledger_state.py",
+        "tests/study/test_ledger_state.py::test_a_burnt_query_stays_paid_for",
     ),
     Bug(
         "every order gets all of delta",
@@ -305,14 +305,14 @@ BUGS = [
         "study/ledger_entries.py",
         '"replace-one": 2})',
         '"replace-one": 1})',
-        "tests/study/test_charging.py",
+        "tests/study/test_charging.py::test_one_record_more_moves_a_sites_vector_further_than_c_and_is_charged_so",
     ),
     Bug(
         "what the coordinator sees charged at all shares",
         "study/charging.py",
         "_SHARES_SEEN = 1\n",
         "_SHARES_SEEN = 2\n",
-        "tests/study/test_charging.py",
+        "tests/study/test_charging.py::test_while_nothing_is_masked_an_answer_costs_what_one_share_of_noise_hides",
     ),
     Bug(
         "spare rounds are free",
