@@ -229,4 +229,4 @@ def _total(values: Iterable[float]) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(float(value))  # type: ignore[arg-type]
+    return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]
