@@ -163,8 +163,9 @@ class LifetimeCap:
         """The least lifetime epsilon, at this delta and these orders, that a history of these divergences fits in."""
         if total == self.nothing:
             return 0.0
-        slack = max(b - used for b, used in zip(self.bounds, total.renyi, strict=True))
-        return max(0.0, self.epsilon - slack)
+        needed = (used + 2 * _ROUNDING * max(1.0, used) for used in total.renyi)
+        conversions = (_conversion(a, self.delta_per_order) for a in self.orders)
+        return max(0.0, min(map(sum, zip(needed, conversions, strict=True))))
 
     def remaining_mu(self, total: Cost) -> float:
         """Mu of the largest unsampled Gaussian study that still fits: its divergence of order a is a mu^2 / 2."""
@@ -231,4 +232,4 @@ def _total(values: Iterable[float]) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(float(value))  # type: ignore[arg-type]
+    return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]

@@ -8,7 +8,9 @@ than the study's own epsilon says.
   itself: what is charged is what everybody else sees, and a budget with such a study in it holds against them alone.
 * *What the study protects.* With `dp-fedavg` the clipped vector is a whole site's, and epsilon is for a site replaced
   by an empty one. One record more or less does not remove that vector, it replaces it by another of norm C, up to
-  2 C away: it is charged with half the noise multiplier.
+  2 C away: it is charged with half the noise multiplier. (Rounded, it is at most twice as far away: of Delta's two
+  terms, with b = sqrt(2 ln(1/beta)), 2 r + sqrt(d) <= 2 (r + sqrt(d)) and
+  (2 r)^2 + d/4 + b (2 r + sqrt(d)/2) <= 4 (r^2 + d/4 + b (r + sqrt(d)/2)), so Delta(2 r) <= 2 Delta(r).)
 """
 
 from __future__ import annotations

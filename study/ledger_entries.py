@@ -273,6 +273,7 @@ class Charged(Body):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_hash(self.study, self.query)
+        _require_name(self.function)
         _require_index(self.index)
 
 

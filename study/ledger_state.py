@@ -176,6 +176,9 @@ class LedgerState:
     def _add_data_set(self, body: DataSet, _entry: Entry) -> None:
         if body.namespace not in self.namespaces:
             raise LedgerError(f'Expected a namespace of this ledger, found "{body.namespace}"')
+        earlier = self.data_sets.get(body.data_set, body)
+        if (earlier.namespace, earlier.unit) != (body.namespace, body.unit):
+            raise LedgerError(f'Expected "{body.data_set}" to keep its namespace and unit')
         for other in self.data_sets.values():
             if other.namespace == body.namespace and (other.unit is None) != (body.unit is None):
                 raise LedgerError(
@@ -183,9 +186,6 @@ class LedgerState:
                     f'column names, as "{other.data_set}" is',
                     hint="a budget of records would be spent once for each record of a person",
                 )
-        earlier = self.data_sets.get(body.data_set, body)
-        if (earlier.namespace, earlier.unit) != (body.namespace, body.unit):
-            raise LedgerError(f'Expected "{body.data_set}" to keep its namespace and unit')
         self.data_sets[body.data_set] = body
 
     def _approve(self, body: Approved, _entry: Entry) -> None:

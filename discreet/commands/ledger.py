@@ -83,7 +83,7 @@ def register_data_set(
         float | None,
         typer.Option(
             min=1e-3,
-            max=50.0,
+            max=40.0,
             help="A new namespace: epsilon of everything that will ever be asked. Default: 10.",
         ),
     ] = None,

@@ -1,122 +1,215 @@
-"""What is charged is what the coordinator can see of one unit, never less."""
+"""What an answer costs the site that gives it: what the coordinator sees of it, for a unit of the ledger's namespace."""
+
+import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ledgers import DATA_SET, ledger_of
 
-from privacy.filters import LifetimeCap, default_orders
+from client.answers import Site
+from client.tables import Records
+from privacy.keystream import derive_key
 from privacy.rounding import rounded_sensitivity
 from study.charging import declared_sums
-from study.contract import Data, Model, Privacy, Sites, Study, Training
 from study.contributions import Contributor, Units
-from study.declaration import Declaration
 from study.guarantee import Guarantee
+from study.ledger_entries import DISTANCE
 from study.models import model_of
+from study.queries import NONCE_BYTES, SumAnswer, SumQuery
 
 AVERAGING = {
-    "algorithm": "dp-fedavg", "local_steps": 3, "local_learning_rate": 5.0, "learning_rate": 1.0, "optimizer": "sgd",
+    "algorithm": "dp-fedavg", "local_steps": 1, "local_learning_rate": 100.0, "learning_rate": 1.0, "optimizer": "sgd",
 }  # fmt: skip
+BOUNDS = {"default": (0.0, 10.0)}
 
 
-def guarantee_of(*, sites=6, noise=4.0, data=None, training=None, privacy=None):
-    study = Study(
-        name="example",
-        data=Data(**{
-            "task": "classification", "label": "ill", "classes": ("no", "yes"), "expected_records": 40,
-            "features": ("age", "height"), "bounds": {"default": (0.0, 1.0)}, "test_fraction": 0.0,
-        } | (data or {})),
-        model=Model(kind="logistic"),
-        training=Training(**{"rounds": 4, "spare_rounds": 1} | (training or {})),
-        privacy=Privacy(**{"noise_multiplier": noise} | (privacy or {})),
-        sites=Sites(minimum=sites),
-    )  # fmt: skip
-    unsafe = study.privacy.trust == "unsafe"
-    return Guarantee(
-        Declaration(
-            study=study, sites=sites, noise_multiplier=None if unsafe else noise, nonce="0" * 32
-        )
+@pytest.fixture
+def terms(make_study, declared):
+    """Sums by function of a study, and its guarantee."""
+
+    def terms_of(*, count=3, data=None, **settings):
+        study = make_study(data={"bounds": BOUNDS} | (data or {}), **settings)
+        guarantee = Guarantee(declared(study, sites=count))
+        return {each.function: each for each in declared_sums(guarantee)}, guarantee
+
+    return terms_of
+
+
+# What is seen
+
+
+@pytest.mark.parametrize("trust", ["local", "server", "aggregate"])
+def test_what_is_charged_is_what_the_coordinator_sees_one_answer_with_one_share_of_noise(
+    terms, trust
+):
+    sums, guarantee = terms(
+        privacy={"trust": trust, "noise_multiplier": 30.0, "max_colluding": 1}, count=4
     )
+    mechanism = guarantee.mechanism("gradient")
+    found = sums["gradient"].terms
+    assert found.shares == 1
+    assert found.noise_multiplier == mechanism.noise_multiplier_of(1)
+    if trust == "aggregate":
+        assert guarantee.tolerance.shares == 3
+        assert found.noise_multiplier < 0.6 * guarantee.declaration.noise_multiplier  # 1 / sqrt(3)
+    else:
+        assert found.noise_multiplier >= guarantee.declaration.noise_multiplier
 
 
-def terms_of(guarantee):
-    return {each.function: each.terms for each in declared_sums(guarantee)}
+def test_the_whole_study_is_declared_spares_and_moments_included(terms):
+    sums, guarantee = terms(
+        data={"scaling": "standard"}, training={"rounds": 5, "spare_rounds": 2}, privacy={"noise_multiplier": 20.0}
+    )  # fmt: skip
+    assert {name: each.count for name, each in sums.items()} == {"moments": 1, "gradient": 7}
+    for stage in guarantee.stages:
+        found, mechanism = sums[stage.function].terms, guarantee.mechanism(stage.function)
+        assert (found.dimension, found.sampling_rate) == (stage.dimension, stage.sampling_rate)
+        assert (found.clipping_norm, found.scale) == (mechanism.clipping_norm, mechanism.scale)
+        assert (found.beta, found.slack) == (mechanism.beta, mechanism.slack)
+        assert found.unlikely == guarantee.unlikely(stage)
+        assert found.part == "train"
+        found.check_noise()
 
 
-def test_every_sum_that_may_be_asked_is_declared_with_spares():
-    declared = declared_sums(guarantee_of(data={"scaling": "standard"}))
-    assert {each.function: each.count for each in declared} == {"moments": 1, "gradient": 5}
+def test_a_sampled_study_is_charged_as_one_and_pays_for_draws_beyond_capacity(terms):
+    sums, _ = terms(training={"sampling_rate": 0.25})
+    full, _ = terms()
+    assert sums["gradient"].terms.sampling_rate == 0.25
+    assert sums["gradient"].terms.unlikely > full["gradient"].terms.unlikely
+    sums["gradient"].terms.check_noise()
 
 
-@pytest.mark.parametrize("trust", ["local", "server"])
-def test_one_share_is_all_of_the_noise_where_the_study_says_so(trust):
-    guarantee = guarantee_of(privacy={"trust": trust})
-    found = terms_of(guarantee)["gradient"].noise_multiplier
-    assert 4.0 * (1 - 1e-9) <= found <= 4.0 * 1.011
+def test_a_unit_at_several_sites_is_charged_at_each_as_if_all_of_it_were_there(terms):
+    sums, _ = terms(data={"unit": "patient", "sites_per_unit": 2})
+    found = sums["gradient"].terms
+    assert (found.unit, found.sites_per_unit) == ("a unit of column patient", 2)
+    assert found.sums(1).rounding == 2 * found.beta
+    found.check_noise()
 
 
-def test_while_nothing_is_masked_an_answer_costs_what_one_share_of_noise_hides():
-    """With k = 5 shares the released model has z = 4, and the coordinator sees each answer with z / sqrt(5)."""
-    guarantee = guarantee_of(privacy={"trust": "aggregate"})
-    terms = terms_of(guarantee)["gradient"]
-    assert guarantee.tolerance.shares == 5
-    assert terms.shares == 1
-    assert terms.noise_multiplier == pytest.approx(4.0 / np.sqrt(5), rel=0.02)
-    assert terms.noise_multiplier == guarantee.mechanism("gradient").noise_multiplier_of(1)
+def test_a_study_without_privacy_has_no_terms(terms):
+    sums, _ = terms(privacy={"trust": "unsafe", "noise_multiplier": None})
+    assert [each.terms for each in sums.values()] == [None]
 
 
-def test_the_cost_is_that_of_the_epsilon_against_the_server():
-    """A lifetime bound by divergences is above the tight epsilon of the same sums, and not by much."""
-    guarantee = guarantee_of(privacy={"trust": "aggregate"})
-    cap = LifetimeCap(epsilon=30.0, delta=1e-5, orders=default_orders(30.0, 1e-5))
-    sums = [each.terms.sums(each.count) for each in declared_sums(guarantee)]
-    found = cap.epsilon_of(cap.cost(sums))
-    assert guarantee.epsilon_against_server <= found <= 1.6 * guarantee.epsilon_against_server
-    assert found > 2 * guarantee.epsilon
+# A record of a site that is itself the unit
 
 
-def test_a_study_without_privacy_has_no_terms():
-    declared = declared_sums(guarantee_of(privacy={"trust": "unsafe", "noise_multiplier": None}))
-    assert [each.terms for each in declared] == [None]
+@given(st.floats(1e-3, 1e9), st.integers(1, 10**7), st.floats(1e-30, 0.5))
+def test_twice_the_distance_moves_the_integers_at_most_twice_as_far(reach, dimension, beta):
+    """Delta(2 r) <= 2 Delta(r): both terms of the minimum grow less than in proportion (`study/charging.py`)."""
+    twice = rounded_sensitivity(2 * reach, dimension, beta)
+    assert twice <= 2 * rounded_sensitivity(reach, dimension, beta) * (1 + 1e-12)
 
 
-def test_the_terms_yield_the_noise_that_is_charged():
-    for guarantee in (
-        guarantee_of(), guarantee_of(privacy={"trust": "aggregate"}), guarantee_of(data={"scaling": "standard"}),
-        guarantee_of(training={"sampling_rate": 0.2}), guarantee_of(training=AVERAGING),
-        guarantee_of(data={"unit": "person", "sites_per_unit": 2}),
-    ):  # fmt: skip
-        for terms in terms_of(guarantee).values():
-            terms.check_noise()
+def test_a_study_of_sites_is_charged_with_half_the_noise_multiplier(terms):
+    sums, guarantee = terms(training=AVERAGING, data={"scaling": "standard"})
+    for name, each in sums.items():
+        full = guarantee.mechanism(name).noise_multiplier_of(1)
+        assert each.terms.adjacency == "replace-one"
+        assert each.terms.noise_multiplier == full / 2 == full / DISTANCE["replace-one"]
+        each.terms.check_noise()
+    ordinary, guarantee = terms(data={"scaling": "standard"})
+    assert {each.terms.adjacency for each in ordinary.values()} == {"add-or-remove-one"}
 
 
-@given(st.floats(1e-6, 1e9), st.integers(1, 10**7), st.floats(1e-15, 0.1))
-def test_twice_as_far_is_at_most_twice_the_sensitivity(reach, dimension, beta):
-    """Delta(2 r) <= 2 Delta(r), both branches: r + sqrt(d), and the root of r^2 + d/4 + c (r + sqrt(d)/2)."""
-    once, twice = (rounded_sensitivity(each, dimension, beta) for each in (reach, 2 * reach))
-    assert twice <= 2 * once * (1 + 1e-12)
+HEALTHY, ILL = (4.0, 4.0, 4.0), (10.0, 10.0, 10.0)
 
 
-def test_one_record_more_moves_a_sites_vector_further_than_c_and_is_charged_so():
-    """A site of one small and one large record: without the large one its clipped change points the other way.
+def site_with(guarantee, rows, labels):
+    """A site of these records, as a real one: its ledger, its noise; the coordinator's own doing is left out."""
+    records = Records(
+        np.array(rows).reshape(-1, 3), np.array(labels, dtype=np.int64), np.arange(len(rows)),
+        [b"%d" % each for each in range(len(rows))], np.ones(len(rows), dtype=np.bool_),
+    )  # fmt: skip
+    site = Site(ledger_of(), entropy=lambda *labels: derive_key(b"charging", *labels))
+    site.approve(guarantee.declaration, records, data_set=DATA_SET)
+    return site
 
-    So a study that protects whole sites with z has to be charged to records at z / 2.
+
+def query_of(guarantee):
+    parameters = {name: np.zeros(shape) for name, shape in model_of(guarantee.study).shapes.items()}
+    return SumQuery(
+        declaration=guarantee.declaration, index=0, function="delta", parameters=parameters, nonce=bytes(NONCE_BYTES)
+    ).to_bytes()  # fmt: skip
+
+
+def test_one_record_more_moves_a_sites_change_of_the_model_further_than_c(terms):
+    """Why the multiplier is halved. The record turns the mean gradient round, and both vectors are clipped to C.
+
+    Through all that a site runs, with the same noise and dither at both sites: their answers differ by more than the
+    sensitivity of one site replaced by none, and by no more than twice that, which is what is charged.
     """
-    guarantee = guarantee_of(training=AVERAGING, privacy={"clipping_norm": 0.05})
-    model = model_of(guarantee.study)
+    _, guarantee = terms(training=AVERAGING, data={"test_fraction": 0.0})
+    mechanism = guarantee.mechanism("delta")
+    one = site_with(guarantee, [HEALTHY], [1]).answer(query_of(guarantee))
+    two = site_with(guarantee, [HEALTHY, ILL], [1, 0]).answer(query_of(guarantee))
+    none = site_with(guarantee, [], []).answer(query_of(guarantee))
+    vectors = [SumAnswer.from_bytes(each).vector.astype(np.float64) for each in (one, two, none)]
+    moved = np.linalg.norm(vectors[1] - vectors[0])
+    assert 1.5 * mechanism.sensitivity < moved <= 2 * mechanism.sensitivity
+    for each in vectors[:2]:  # the site as a whole stays within what the study promises
+        assert np.linalg.norm(each - vectors[2]) <= mechanism.sensitivity
 
-    def vector(features, labels):
-        count = len(labels)
-        units = Units(np.array(features), np.array(labels), np.arange(count), count)
-        contributor = Contributor(guarantee, units)
-        found = contributor.clipped_sum(
-            "delta", model.initial(bytes(32)), np.ones(1, dtype=np.bool_)
-        )
-        return found[: model.size]
 
-    without = vector([[0.1, 0.1]], [0])
-    beside = vector([[0.1, 0.1], [1.0, 1.0]], [0, 1])
-    assert np.linalg.norm(without - beside) > guarantee.mechanism("delta").norm_at_site
-    terms = terms_of(guarantee)["delta"]
-    assert terms.adjacency == "replace-one"
-    assert terms.noise_multiplier == pytest.approx(4.0 / 2, rel=0.011)
+def test_no_record_moves_a_sites_change_of_the_model_further_than_twice_c(terms):
+    """Over many pairs of data sets, of one record up to five, at several local learning rates."""
+    generator = np.random.default_rng(7)
+    for rate in (0.01, 1.0, 1000.0):
+        _, guarantee = terms(training=AVERAGING | {"local_learning_rate": rate, "local_steps": 3})
+        clipping_norm = guarantee.mechanism("delta").clipping_norm
+        parameters = {
+            name: generator.normal(size=shape)
+            for name, shape in model_of(guarantee.study).shapes.items()
+        }
+        for count in (1, 2, 5):
+            features, labels = (
+                generator.uniform(size=(count + 1, 3)),
+                generator.integers(0, 2, count + 1),
+            )
+            sums = []
+            for rows in (count, count + 1):
+                units = Units(features[:rows], labels[:rows], np.arange(rows), rows)
+                contributor = Contributor(guarantee, units)
+                sums.append(
+                    contributor.clipped_sum("delta", parameters, np.ones(1, dtype=np.bool_))
+                )
+            assert max(map(np.linalg.norm, sums)) <= clipping_norm
+            assert np.linalg.norm(sums[1] - sums[0]) <= 2 * clipping_norm
+
+
+def test_the_noise_covers_the_farther_neighbour(terms):
+    """z / 2 is what a Gaussian of one share buys at a distance of 2 Delta (1 + eta)."""
+    sums, guarantee = terms(training=AVERAGING)
+    mechanism, found = guarantee.mechanism("delta"), sums["delta"].terms
+    reach = 2 * mechanism.scale * mechanism.clipping_norm
+    farther = rounded_sensitivity(reach, mechanism.dimension, mechanism.beta) * (
+        1 + mechanism.slack
+    )
+    assert found.noise_multiplier <= math.sqrt(mechanism.deviation.variance - 4) / farther
+
+
+@pytest.mark.parametrize("trust", ["local", "server", "aggregate"])
+@pytest.mark.parametrize(
+    "changed", [{}, AVERAGING, {"sampling_rate": 0.5}], ids=["gradient", "delta", "sampled"]
+)
+@pytest.mark.parametrize("scaling", ["bounds", "standard"])
+def test_terms_hold_every_constant_that_a_change_of_the_study_moves(terms, trust, changed, scaling):
+    """Two declarations that differ in what a sum costs never have equal terms."""
+    base = {
+        "training": changed, "data": {"scaling": scaling}, "count": 5,
+        "privacy": {"trust": trust, "noise_multiplier": 30.0, "max_colluding": 1},
+    }  # fmt: skip
+    found = {}
+    for section, name, value in (
+        ("privacy", "noise_multiplier", 31.0), ("privacy", "clipping_norm", 1.5), ("privacy", "delta", 1e-6),
+        ("training", "rounds", 9), ("training", "rounds", 4),
+    ):  # fmt: skip
+        settings = base | {section: base[section] | {name: value}}
+        sums, _ = terms(**settings)
+        found[name, value] = tuple(replace(each, count=1) for each in sums.values())
+    assert all(one != two for one, two in itertools.combinations(found.values(), 2))

@@ -1,15 +1,29 @@
 """Ledgers for tests that need a site: in a directory that goes away, and without waiting for the disk."""
 
 import atexit
+import functools
+import hashlib
 import itertools
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from client.ledger import Ledger, create_ledger
 from client.registration import register
 from privacy.filters import LifetimeCap, default_orders
 from privacy.keystream import derive_key
+from privacy.private_sum import design_sum
+from study.ledger_entries import (
+    Approved,
+    DataSet,
+    DeclaredSum,
+    Namespace,
+    Opened,
+    SignedEntry,
+    SumTerms,
+)
+from study.ledger_state import LedgerState
 from study.signing import SigningKey
 
 DATA_SET, NAMESPACE = "records", "people"
@@ -42,3 +56,52 @@ def ledger_of(name="site", *, cap=None, unit=None, identities=PEOPLE, durable=Fa
         ledger, data_set=DATA_SET, namespace=NAMESPACE, unit=unit, identities=identities, cap=cap
     )  # fmt: skip
     return ledger
+
+
+def hash_named(name):
+    """64 hexadecimal digits that stand for a study, a query, an answer."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+@functools.cache
+def _sound_terms(z):
+    mechanism = design_sum(
+        dimension=300, clipping_norm=1.0, noise_multiplier=z, shares=1, sites=3, beta=1e-12, slack=0.0, largest_sum=50.0
+    )  # fmt: skip
+    return SumTerms(
+        adjacency="add-or-remove-one", unit="record", part="train", dimension=300, clipping_norm=1.0, sites_per_unit=1,
+        sampling_rate=1.0, sites=3, colluding=1, survivors=3, threshold=3, shares=1, noise_multiplier=z,
+        base=mechanism.deviation.base, stretch=mechanism.deviation.stretch, scale=mechanism.scale,
+        beta=mechanism.beta, slack=mechanism.slack, unlikely=1e-28, bits=mechanism.bits,
+    )  # fmt: skip
+
+
+def terms_of(z=4.0, **changed):
+    """Terms of a sum of 300 numbers that yield the noise multiplier which they charge; then `changed`."""
+    return replace(_sound_terms(z), **changed)
+
+
+def approved(name="study", *, count=3, z=4.0, data_set=DATA_SET, sums=None):
+    """A study that may ask `count` gradients of noise multiplier z."""
+    sums = sums or (DeclaredSum(function="gradient", count=count, terms=terms_of(z)),)
+    return Approved(study=hash_named(name), name=name, data_set=data_set, trust="local", sums=sums)
+
+
+def opening(name="site", *, cap=None, key=None):
+    """The bodies that a ledger starts with: a site, a namespace, a data set."""
+    key = key or key_of(name)
+    return (
+        Opened(site=name, key=key.public.hex()),
+        Namespace(namespace=NAMESPACE, cap=cap),
+        DataSet(data_set=DATA_SET, namespace=NAMESPACE, unit=None),
+    )
+
+
+def chained(bodies, *, key=None, time=1_000):
+    """Entries that say these things in turn, signed; nothing is checked but the chain itself."""
+    key, state, entries = key or key_of("site"), LedgerState(), []
+    for body in bodies:
+        entry = state.next_entry(body, time=time)
+        entries.append(SignedEntry.sign(entry, key))
+        state.entries, state.head = state.entries + 1, entry.hash
+    return entries

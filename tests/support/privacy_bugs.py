@@ -245,7 +245,7 @@ BUGS = [
         "study/ledger_state.py",
         "        if account.charged[body.function] >= declared.count:\n",
         "        if account.charged[body.function] > declared.count:\n",
-        "tests/study/test_ledger_state.py::test_no_more_sums_than_declared_are_charged",
+        "tests/study/test_ledger_state.py::test_a_charge_needs_an_open_study_a_new_number_a_sum_that_is_left_and_the_approved_terms",
     ),
     Bug(
         "a ledger entry may be removed",
@@ -267,7 +267,7 @@ BUGS = [
         "        settled, reserved = self._settled[namespace], self._reserved[namespace]\n",
         "        other = next(iter(self._settled))\n"
         "        settled, reserved = self._settled[other], self._reserved[other]\n",
-        "tests/study/test_ledger_state.py::test_every_namespace_has_a_budget_of_its_own",
+        "tests/study/test_ledger_state.py::test_no_namespace_pays_for_another",
     ),
     Bug(
         "rounds not asked yet are not reserved",
@@ -275,7 +275,7 @@ BUGS = [
         "        spent = (cap.cost(self.studies[each].spent()) for each in reserved)\n",
         "        reserved = {each: cap.cost(self.studies[each].spent()) for each in reserved}\n"
         "        spent = reserved.values()\n",
-        "tests/study/test_ledger_state.py::test_a_study_is_reserved_whole_and_gives_back_what_it_never_asked",
+        "tests/study/test_ledger_state.py::test_a_study_is_reserved_whole_and_gives_back_what_it_never_asked_and_nothing_else",
     ),
     Bug(
         "burnt queries are free",
@@ -284,7 +284,7 @@ BUGS = [
         '        self._settle(body.study, body.index, "burnt", None)\n'
         "        account = self.account(body.study)\n"
         "        account.charged[account.asked[body.index].charge.function] -= 1\n",
-        "tests/study/test_ledger_state.py::test_a_burnt_query_stays_paid_for",
+        "tests/study/test_ledger_state.py",
     ),
     Bug(
         "every order gets all of delta",
@@ -305,14 +305,14 @@ BUGS = [
         "study/ledger_entries.py",
         '"replace-one": 2})',
         '"replace-one": 1})',
-        "tests/study/test_charging.py::test_one_record_more_moves_a_sites_vector_further_than_c_and_is_charged_so",
+        "tests/study/test_charging.py::test_a_study_of_sites_is_charged_with_half_the_noise_multiplier",
     ),
     Bug(
         "what the coordinator sees charged at all shares",
         "study/charging.py",
         "_SHARES_SEEN = 1\n",
         "_SHARES_SEEN = 2\n",
-        "tests/study/test_charging.py::test_while_nothing_is_masked_an_answer_costs_what_one_share_of_noise_hides",
+        "tests/study/test_charging.py::test_what_is_charged_is_what_the_coordinator_sees_one_answer_with_one_share_of_noise",
     ),
     Bug(
         "spare rounds are free",
