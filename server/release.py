@@ -152,7 +152,7 @@ def _covered(guarantee: Guarantee) -> dict[str, list[str]]:
     if privacy.trust == "unsafe":
         return {"covered": [], "not_covered": ["Nothing is protected: this run has no privacy."]}
     covered = [
-        "Everything that is released: every sum over the sites is noisy, and the model is computed from those sums alone.",
+        "Everything that is released: sums over the sites are noisy, and the model is computed from those sums alone.",
         "The training loss shown during the run, for all declared rounds together, also when fewer ran.",
     ]
     not_covered = [

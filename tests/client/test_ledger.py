@@ -22,14 +22,16 @@ from ledgers import (
     key_of,
     ledger_of,
     opening,
+    terms_of,
 )
 
 from audit.verify import verify_export
 from client import ledger as module
 from client.ledger import KEPT_ANSWERS, Ledger, create_ledger, read_ledger
+from client.registration import register
 from privacy.errors import BudgetError, LedgerError, UserError
 from study.canonical import canonical_json, parse_canonical
-from study.ledger_entries import DataSet, Entry, Namespace
+from study.ledger_entries import DataSet, DeclaredSum, Entry, Namespace
 from study.ledger_state import replay
 from study.receipts import check_receipts, receipts_of
 
@@ -841,3 +843,39 @@ def test_no_sequence_of_calls_answers_twice_or_spends_more_than_the_budget(steps
         assert budget.epsilon_spent <= budget.epsilon_held <= 2.0
     assert vars(replay(read_ledger(ledger._path))) == vars(ledger.state)
     ledger.close()
+
+
+# Whom a study asks about
+
+
+def test_a_study_is_approved_for_units_that_were_registered_and_no_others():
+    """Whoever was never registered has no budget here, and could be given a second one elsewhere."""
+    ledger = ledger_of(cap=cap_of(), unit="patient", identities=[b"anna", b"ben"])
+    approval = approved(
+        sums=(
+            DeclaredSum(
+                function="gradient", count=3, terms=terms_of(unit="a unit of column patient")
+            ),
+        )
+    )
+    with pytest.raises(LedgerError, match='registered as "records", found 1 more') as error:
+        ledger.approve(approval, [b"anna", b"ben", b"cleo"])
+    assert "register the data set anew" in error.value.hint
+    assert ledger.state.studies == {}
+    register(ledger, data_set=DATA_SET, namespace=NAMESPACE, unit="patient", identities=[b"cleo"])
+    ledger.approve(approval, [b"anna", b"ben", b"cleo"])
+    assert ledger.is_open(approval.study)
+
+
+def test_records_are_counted_as_a_study_sees_a_part_of_each_row_alone():
+    ledger = ledger_of(cap=cap_of(), identities=[b"row 1", b"row 2"])
+    with pytest.raises(LedgerError, match="found 1 more"):
+        ledger.approve(approved(), [b"part 1", b"part 2", b"part 3"])
+    ledger.approve(approved(), [b"part 1", b"part 2", b"part 2"])
+    assert ledger.is_open(approved().study)
+
+
+def test_one_row_twice_is_no_new_row():
+    ledger = ledger_of(cap=cap_of(), identities=[b"row 1"] * 3)
+    ledger.approve(approved(), [b"part 1"] * 5)
+    assert ledger.is_open(approved().study)

@@ -15,6 +15,7 @@ from client.policy import PolicyError
 from privacy.errors import DataError, DiscreetError, RoundAbandonedError, StudyError, UserError
 from simulations.run import Options, simulate
 from study.contract import Data, Model, Privacy, Sites, Study, Training
+from study.guarantee import Guarantee
 from study.parsing import read_study
 from study.rules import Rule
 from study.templates import TEMPLATES, template_study
@@ -62,6 +63,17 @@ def test_every_template_runs(template, out):
     assert [line["round"] for line in told if line["round"]] == [1, 2, 3]
     assert started[0].study.name == summary["study"] == template_study(template).name
     assert names_in(out.parent) == ["out"]
+
+
+def test_a_study_that_stops_early_costs_what_it_declared(out):
+    """When it stops depends on noisy data, so what fewer rounds would have cost is no guarantee."""
+    study = few("breast-cancer", rounds=40, training={"stop_below": 1e6})
+    declared = []
+    summary = simulate(study, Options(out=out, on_start=declared.append))
+    assert summary["rounds"] < summary["rounds_declared"] == 40
+    guarantee = Guarantee(declared[0])
+    assert summary["epsilon"] == guarantee.epsilon == guarantee.epsilon_by_round[-1]
+    assert guarantee.epsilon_by_round[summary["rounds"] - 1] < 0.9 * summary["epsilon"]
 
 
 @pytest.mark.parametrize("name", sorted(each.name for each in EXAMPLES.glob("*.toml")))

@@ -284,21 +284,21 @@ BUGS = [
         '        self._settle(body.study, body.index, "burnt", None)\n'
         "        account = self.account(body.study)\n"
         "        account.charged[account.asked[body.index].charge.function] -= 1\n",
-        "tests/study/test_ledger_state.py",
+        "tests/study/test_ledger_state.py::test_a_study_is_reserved_whole_and_gives_back_what_it_never_asked_and_nothing_else",
     ),
     Bug(
         "every order gets all of delta",
         "privacy/filters.py",
         "        return (self.delta - self.extra) / len(self.orders)\n",
         "        return self.delta - self.extra\n",
-        "tests/privacy/test_filters.py",
+        "tests/privacy/test_filters.py::test_orders_must_share_delta",
     ),
     Bug(
         "the cheaper of the train and test parts",
         "privacy/filters.py",
         "            max(_total(",
         "            min(_total(",
-        "tests/privacy/test_filters.py",
+        "tests/privacy/test_filters.py::test_no_adversary_gets_more_than_delta_past_the_filter",
     ),
     Bug(
         "a site's vector replaced by another at the price of one removed",
@@ -371,5 +371,47 @@ BUGS = [
         "    names = (str(place).encode() for place, _ in enumerate(identities))\n"
         "    parts = (part_of(data.split_key, each, data.test_fraction) for each in names)\n",
         "tests/study/test_split.py::test_removing_and_moving_units_leaves_every_other_unit_in_its_part",
+    ),
+    Bug(
+        "an early stop is credited",
+        "server/release.py",
+        '"epsilon": guarantee.epsilon, "epsilon_against_server"',
+        '"epsilon": guarantee.epsilon_by_round[len(done) - 1] if guarantee.epsilon_by_round else None, "epsilon_against_server"',
+        "tests/simulations/test_run.py::test_a_study_that_stops_early_costs_what_it_declared",
+    ),
+    Bug(
+        "one direction of sampled losses",
+        "privacy/loss_distributions.py",
+        "    return PrivacyLossDistribution(removed, added)\n",
+        "    return PrivacyLossDistribution(added)\n",
+        "tests/privacy/test_loss_distributions.py::test_composition_is_what_brute_force_finds",
+    ),
+    Bug(
+        "rounding is free over a lifetime",
+        "privacy/filters.py",
+        "        return total.extra <= self.extra and any(within)\n",
+        "        return any(within)\n",
+        "tests/privacy/test_filters.py::test_rounding_alone_can_use_a_budget_up",
+    ),
+    Bug(
+        "sent before it is stored",
+        "client/answers.py",
+        "        self._ledger.store(*key, answer)\n",
+        "",
+        "tests/client/test_answers.py::TestOnce::test_a_query_asked_again_gets_the_very_same_bytes",
+    ),
+    Bug(
+        "people who were never registered are asked about",
+        "client/ledger.py",
+        "        if strangers:\n",
+        "        if strangers < 0:\n",
+        "tests/client/test_ledger.py::test_a_study_is_approved_for_units_that_were_registered_and_no_others",
+    ),
+    Bug(
+        "a budget of records beside one of patients",
+        "study/ledger_state.py",
+        "            if other.namespace == body.namespace and (other.unit is None) != (body.unit is None):\n",
+        "            if other.namespace != body.namespace and (other.unit is None) != (body.unit is None):\n",
+        "tests/study/test_ledger_state.py::test_a_namespace_is_of_records_or_of_units_that_columns_name_and_never_of_both",
     ),
 ]
