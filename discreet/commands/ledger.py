@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
+import fcntl
+import json as json_module
 import math
+import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from decimal import ROUND_FLOOR, Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from discreet.commands.shared import require_replaceable
 from discreet.console import errors_explained, print_json, print_table, results, say
-from privacy.errors import LedgerError, PrivacyError, UserError
+from privacy.errors import LedgerError, PrivacyError, ProtocolError, UserError
+from server.card import rounded_up
 
 if TYPE_CHECKING:
     from client.ledger import Ledger
@@ -34,6 +42,13 @@ _EPSILON, _DELTA = (
     10.0,
     1e-5,
 )  # of a new namespace: what a study's own delta is, unless it says otherwise
+
+_NOTE = (
+    "Epsilons do not add up: what is spent, what is reserved and what remains are bounds of their own, and a budget is "
+    "kept as long as one order is within its bound."
+)
+_LONGEST_LINE = 10_000  # bytes, of the first: a receipt, or the entry that says whose ledger it is
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 LedgerPath = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="The ledger, or the directory of its site.")
@@ -107,7 +122,10 @@ def register_data_set(
     """Register a data set: from now on its units have one lifetime budget, whatever studies come.
 
     The budget is fixed when a namespace is first used and can never be raised. A person who is in two data sets has one
-    budget: register both in one namespace. Registering the same people in another namespace is refused.
+    budget: register both in one namespace. In another namespace the same unit names or the same rows are refused; a
+    file with other columns, or with other names for the same people, is not recognised.
+
+    The names of site, data set, namespace and unit column go into the ledger, and stay there for ever; no record does.
 
     Example: discreet ledger register records.csv --ledger site/ledger.sqlite --unit patient_id --epsilon 8
     """
@@ -116,29 +134,27 @@ def register_data_set(
     from client.tables import read_table
 
     with errors_explained():
+        data_set = data.stem if name is None else name
+        _require_names(
+            {"--name": data_set, "--namespace": namespace, "--unit": unit, "--site": site}
+        )
         table, cap = read_table(data), _cap_of(epsilon, delta)
         identities, rows = identities_of(table, unit), identities_of(table, None)
-        with _opened(ledger, key, make=site or "") as (opened, _):
+        with _opened(ledger, key, make=True, site=site) as (opened, _):
             _require_same_budget(opened, namespace, epsilon, delta)
             register(
-                opened, data_set=name or data.stem, namespace=namespace, unit=unit,
+                opened, data_set=data_set, namespace=namespace, unit=unit,
                 identities=[*identities, *rows], cap=cap, distinct=distinct,
             )  # fmt: skip
-            state = opened.state
-            people = len(set(identities))
-            say(f'Registered "{name or data.stem}": {people} units in namespace "{namespace}".')
-            if json:
-                print_json(
-                    {
-                        "data_set": name or data.stem,
-                        "units": people,
-                        **budget_summary(state, namespace),
-                    }
-                )
-            else:
-                print_table(
-                    "Lifetime budget", _in_words(budget_summary(state, namespace)), to=results
-                )
+            summary = budget_summary(opened.state, namespace)
+        units = len(set(identities))
+        what = f"{units} units" if unit else f"{table.rows} records, {units} of them different,"
+        say(f'Registered "{data_set}": {what} in namespace "{namespace}".')
+        if json:
+            counts = {"records": table.rows, "units": units}
+            print_json({"data_set": data_set, **counts, **summary, "note": _NOTE})
+        else:
+            _print_budgets("Lifetime budget", [summary])
 
 
 @app.command("list")
@@ -182,10 +198,9 @@ def show_budget(ledger: LedgerPath, json: AsJson = False) -> None:
         state = _replayed(ledger)
         budgets = [budget_summary(state, each) for each in state.namespaces]
         if json:
-            print_json({"namespaces": budgets})
-            return
-        for each in budgets:
-            print_table(f"Namespace {each['namespace']}", _in_words(each), to=results)
+            print_json({"namespaces": budgets, "note": _NOTE})
+        else:
+            _print_budgets("Namespace {namespace}", budgets)
 
 
 @app.command("show")
@@ -213,15 +228,17 @@ def show_entries(
             entries = [
                 each for each in entries if getattr(each.body, "study", "").startswith(study)
             ]
+            if not study or not entries:
+                raise UserError(
+                    f"There is no study whose hash begins with {study!r}",
+                    hint="discreet ledger list shows them",
+                )
         if json:
             print_json({"entries": [each.to_values() for each in entries[-last:]]})
             return
         for each in entries[-last:]:
-            when = datetime.fromtimestamp(each.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
-            when = when if each.time else "(simulated)".ljust(len(when))
-            results.print(
-                f"{each.sequence:6}  {when}  {each.body.KIND:9}  {_gist(each.body)}", markup=False, soft_wrap=True
-            )  # fmt: skip
+            said = f"{each.sequence:6}  {_when(each.time)}  {each.body.KIND:9}  {_gist(each.body)}"
+            results.print(said, markup=False, soft_wrap=True)
 
 
 @app.command("close")
@@ -239,17 +256,25 @@ def close_study(
     """
     from audit.summary import study_summary
 
-    with errors_explained(), _opened(ledger, key) as (opened, _):
-        found = [each for each in opened.state.studies if each.startswith(study)]
-        if len(found) != 1:
+    with errors_explained():
+        if not re.fullmatch("[0-9a-f]{4,64}", study):
             raise UserError(
-                f"Expected one study whose hash begins with {study}, found {len(found)}",
+                f"Expected at least 4 hexadecimal digits of a study's hash, found {study!r}",
                 hint="discreet ledger list shows them",
             )
-        opened.close_study(found[0])
-        say(f"Closed study {found[0]}.")
+        with _opened(ledger, key) as (opened, _):
+            found = [each for each in opened.state.studies if each.startswith(study)]
+            if len(found) != 1:
+                raise UserError(
+                    f"Expected one study whose hash begins with {study}, found {len(found)}",
+                    hint="discreet ledger list shows them",
+                )
+            was_open = opened.is_open(found[0])
+            opened.close_study(found[0])
+            summary = study_summary(opened.state, opened.state.account(found[0]))
+        say(f"Closed study {found[0]}." if was_open else f"Study {found[0]} was closed already.")
         if json:
-            print_json(study_summary(opened.state, opened.state.account(found[0])))
+            print_json(summary)
 
 
 @app.command("export")
@@ -271,7 +296,7 @@ def export_ledger(
 
     with errors_explained():
         entries = read_ledger(_file(ledger))
-        _write_lines(out, [each.to_line() for each in entries], force=force, ledger=ledger)
+        _write_lines(out, [each.to_line() for each in entries], force=force)
         say(f"Wrote {len(entries)} entries to {out}.")
         if json:
             print_json({"out": str(out), "entries": len(entries)})
@@ -293,9 +318,10 @@ def export_receipts(
     """
     from study.receipts import receipts_of
 
-    with errors_explained(), _opened(ledger, key) as (opened, secret):
-        receipts = receipts_of(opened.state, secret)
-        _write_lines(out, [each.to_line() for each in receipts], force=force, ledger=ledger)
+    with errors_explained():
+        with _opened(ledger, key) as (opened, secret):
+            receipts = receipts_of(opened.state, secret)
+        _write_lines(out, [each.to_line() for each in receipts], force=force)
         say(f"Wrote {len(receipts)} receipts to {out}.")
         if json:
             print_json({"out": str(out), "receipts": len(receipts)})
@@ -320,25 +346,33 @@ def verify_export(
     from audit.summary import budget_summary, study_summary
     from audit.verify import verify_export as verify
     from study.keyfiles import read_public_key
+    from study.signing import fingerprint
 
     with errors_explained():
         public = read_public_key(key)
-        kept = _lines(receipts) if receipts is not None else []
-        verdict = verify(_lines(file), public, kept)
+        kept = _lines(receipts, "receipt") if receipts is not None else []
+        verdict = verify(_lines(file, "entry"), public, kept)
         state = verdict.state
+        mark, when = fingerprint(public), _when(state.time)
         budgets = [budget_summary(state, each) for each in state.namespaces]
         if json:
             print_json(
                 {
                     "site": state.opened.site if state.opened else "", "entries": state.entries,
-                    "receipts": verdict.receipts, "head": state.head, "namespaces": budgets,
+                    "last_entry": state.entries - 1, "last_time": state.time, "fingerprint": mark,
+                    "receipts": verdict.receipts, "head": state.head, "namespaces": budgets, "note": _NOTE,
+                    "complete": "as far as the receipts go" if verdict.receipts else "unknown without receipts",
                     "studies": [study_summary(state, each) for each in state.studies.values()],
                 }
             )  # fmt: skip
             return
-        say(f"{file}: {state.entries} entries, {verdict.receipts} receipts, no contradiction.")
-        for each in budgets:
-            print_table(f"Namespace {each['namespace']}", _in_words(each), to=results)
+        say(
+            f"{file}: {state.entries} entries, {verdict.receipts} receipts, no contradiction. The last entry is number "
+            f"{state.entries - 1}, {when.strip()}. Fingerprint of the key: {mark}"
+        )
+        if not verdict.receipts:
+            say("Without receipts a ledger whose end was left out cannot be told from a whole one.")
+        _print_budgets("Namespace {namespace}", budgets)
 
 
 def _file(ledger: Path) -> Path:
@@ -361,47 +395,103 @@ def _replayed(ledger: Path) -> LedgerState:
 
 @contextmanager
 def _opened(
-    ledger: Path, key: Path | None, *, make: str | None = None
+    ledger: Path, key: Path | None, *, make: bool = False, site: str | None = None
 ) -> Iterator[tuple[Ledger, SigningKey]]:
-    """The ledger and its key, to be written to; where neither is there yet they are made, under the name `make`."""
-    from client.ledger import Ledger
+    """The ledger and its key, to be written to; `make`: what is not there yet is made, under the name `site`.
+
+    What was made is said when the work is done: nobody who stops listening may stop it half way.
+    """
+    from client.ledger import Ledger, require_ledger
     from study.keyfiles import read_key
 
     path = _file(ledger)
     key_path = key or _key_of(path)
-    if not path.exists() and make is not None:
-        _make(path, key_path, make, given=key is not None)
+    notes = _made(path, key_path, site, given=key is not None) if make else []
+    require_ledger(path)
+    if not key_path.exists():
+        raise UserError(
+            f"There is no key {key_path}",
+            hint="name the ledger's key with --key; simulated sites have no key file, as their keys follow from a seed",
+        )
     secret = read_key(key_path)
     opened = Ledger(path, secret)
     try:
+        notes += _public_made(key_path, secret) if make else []
         yield opened, secret
     finally:
         opened.close()
+        for each in notes:
+            say(each)
 
 
-def _make(path: Path, key_path: Path, site: str, *, given: bool) -> None:
+def _made(path: Path, key_path: Path, site: str | None, *, given: bool) -> list[str]:
+    """Make a ledger and its key where there is none; what was made, in words."""
+    if path.exists():
+        return []
+    site = path.resolve().parent.name if site is None else site
+    _require_names({"--site": site})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(path.parent):
+        if path.exists():  # another process was faster
+            return []
+        return _make(path, key_path, site, given=given)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """No other process is making a ledger there: of two, each would find the other's key without its ledger."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _make(path: Path, key_path: Path, site: str, *, given: bool) -> list[str]:
     from client.ledger import create_ledger
-    from study.keyfiles import create_key, read_key, read_public_key, write_public_key
+    from study.keyfiles import create_key, read_key
     from study.signing import fingerprint
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     if key_path.exists() and not given:
         raise UserError(
             f"{key_path} is there, and the ledger that it signs is not: {path}",
             hint="find the ledger, as what was charged stays charged; or move the key away: a new ledger has a new one",
         )
     secret = read_key(key_path) if key_path.exists() else create_key(key_path)
+    _public_made(key_path, secret)
+    create_ledger(path, secret, site)
+    public = key_path.with_suffix(".pub")
+    return [
+        f"Made {path} and {key_path}. Public key {public}, fingerprint {fingerprint(secret.public)}"
+    ]
+
+
+def _public_made(key_path: Path, secret: SigningKey) -> list[str]:
+    """Write the public half beside a key, where it is missing; what was made, in words."""
+    from study.keyfiles import read_public_key, write_public_key
+
     public = key_path.with_suffix(".pub")
     if not public.exists():
         write_public_key(public, secret)
-    elif read_public_key(public) != secret.public:
+        return [f"Made {public}."]
+    if read_public_key(public) != secret.public:
         raise UserError(
             f"{public} is not the public half of {key_path}", hint="move it; it is made anew"
         )
-    create_ledger(path, secret, site or path.resolve().parent.name)
-    say(
-        f"Made {path} and {key_path}. Public key {public}, fingerprint {fingerprint(secret.public)}"
-    )
+    return []
+
+
+def _require_names(options: dict[str, str | None]) -> None:
+    """Raise UserError for the first option that is no name, before anything is made."""
+    from study.ledger_entries import Namespace
+
+    for option, value in options.items():
+        try:
+            if value is not None:
+                Namespace(namespace=value, cap=None)  # every name of an entry obeys the same rule
+        except ProtocolError as error:
+            raise UserError(f"{option}: {error.message}", hint=f"give another {option}") from error
 
 
 def _cap_of(epsilon: float | None, delta: float | None) -> LifetimeCap:
@@ -431,15 +521,35 @@ def _require_same_budget(
         )
 
 
+def _print_budgets(title: str, budgets: list[dict[str, Any]]) -> None:
+    for each in budgets:
+        print_table(title.format(**each), _in_words(each), to=results)
+    if budgets:
+        results.print(_NOTE, markup=False, soft_wrap=True)
+
+
 def _in_words(values: dict[str, Any]) -> dict[str, str]:
     """Figures for people; orders and parts of delta are for --json."""
-    said = {}
-    for name, value in values.items():
-        if isinstance(value, list | dict):
-            continue
-        text = f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
-        said[name.replace("_", " ")] = text
-    return said
+    return {
+        name.replace("_", " "): _figure(name, value) if isinstance(value, float) else str(value)
+        for name, value in values.items()
+        if not isinstance(value, list | dict)
+    }
+
+
+def _figure(name: str, value: float) -> str:
+    """An epsilon is never shown below its value, and what remains never above it."""
+    if not math.isfinite(value) or name == "delta":
+        return f"{value:g}"
+    if name.startswith("remaining"):
+        return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal(value):f}"
+    return rounded_up(value)
+
+
+def _when(time: int) -> str:
+    """An entry's time, for people."""
+    text = datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return text if time else "(simulated)".ljust(len(text))
 
 
 def _gist(body: Body) -> str:
@@ -451,22 +561,60 @@ def _gist(body: Body) -> str:
     )
 
 
-def _write_lines(out: Path, lines: list[bytes], *, force: bool, ledger: Path) -> None:
+def _write_lines(out: Path, lines: list[bytes], *, force: bool) -> None:
     from server.checkpoint import write_whole
 
-    if out.exists() and out.samefile(_file(ledger)):
-        raise UserError(f"{out} is the ledger itself", hint="choose another --out")
-    if out.exists() and not force:
-        raise UserError(f"{out} exists", hint="choose another --out, or replace it with --force")
+    what = "an export or receipts of a ledger"
+    require_replaceable(out, _has_lines, what, force=force)
     write_whole(out, b"".join(line + b"\n" for line in lines))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines of a file, without their ends. Raises UserError if it cannot be read, LedgerError if its last is cut."""
+def _has_lines(path: Path) -> bool:
+    """Was it written by `export` or `receipts`? Its first line says so; without an answer receipts are empty."""
+    from study.ledger_entries import SignedEntry
+    from study.receipts import SignedReceipt
+
+    with path.open("rb") as file:
+        line = file.readline(_LONGEST_LINE)
+    for kind in (SignedEntry, SignedReceipt):
+        with suppress(ProtocolError):
+            kind.from_line(line.removesuffix(b"\n"))
+            return True
+    return not line
+
+
+def _lines(path: Path, kind: str) -> Iterator[bytes]:
+    """Lines of an export (kind "entry") or of receipts, without their ends.
+
+    Raises:
+        UserError: it cannot be read, is another kind of file, or a program has changed its lines' ends.
+        LedgerError: its last line is cut.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if b"\r\n" in content or content.startswith(_BYTE_ORDER_MARKS):
+        raise UserError(
+            f"{path}: expected the bytes that were written, found other ends of lines, or a mark before the first",
+            hint="was it changed by an editor or a mail program? ask for it again, as an archive",
+        )
+    first, *others = content.split(b"\n")
+    if content and not _has_form(first, kind):
+        command = {"entry": "export", "receipt": "receipts"}[kind]
+        raise UserError(
+            f"{path}: expected lines with {kind} and signature, found another kind of file",
+            hint=f"give the file that discreet ledger {command} wrote",
+        )
     if content and not content.endswith(b"\n"):
         raise LedgerError(f"{path}: expected a file whose last line is whole")
-    return iter(content.split(b"\n")[:-1])
+    return iter([first, *others][:-1])
+
+
+def _has_form(line: bytes, kind: str) -> bool:
+    """Is it such a line, whatever it says? An entry that contradicts itself is one all the same."""
+    try:
+        values = json_module.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and set(values) == {kind, "signature"}
