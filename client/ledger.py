@@ -168,7 +168,8 @@ class Ledger:
             LedgerError: some of its units belong to another namespace already; nothing was opened or registered.
         """
         with self._transaction() as state:
-            if opening is not None:
+            # Another process may have opened it since the caller looked; at another budget it is not the same.
+            if opening is not None and not _is_opened(state, opening):
                 self._write(state, opening)
             self._write(state, data_set)
             self._database.executemany(
@@ -404,6 +405,11 @@ def read_ledger(path: Path) -> list[SignedEntry]:
     quiet = not path.with_name(path.name + "-wal").exists()
     with closing(_connect(path, "ro&immutable=1" if quiet else "ro")) as database, _explained(path):
         return list(_rows(database, 0))
+
+
+def _is_opened(state: LedgerState, opening: Namespace) -> bool:
+    known = opening.namespace in state.namespaces
+    return known and state.namespaces[opening.namespace] == opening.cap
 
 
 def _rows(database: sqlite3.Connection, start: int) -> Iterator[SignedEntry]:

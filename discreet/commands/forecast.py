@@ -146,12 +146,12 @@ def _lifetime(values: dict[str, Any]) -> str:
     epsilon = values["lifetime_epsilon"]
     if epsilon is None:
         return "no budget is enough: the coordinator sees each site's sum"
-    return f"{rounded_up(epsilon)} at δ = {values['lifetime_delta']:g}, the least budget that it fits in alone"
+    return f"{rounded_up(epsilon)} at δ = {values['lifetime_delta']:g}, if it is the only study"
 
 
 def _digits_up(delta: float) -> str:
     """Two digits, rounded up."""
-    return f"{Context(prec=2, rounding=ROUND_CEILING).create_decimal(delta):.2g}"
+    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(delta)):.2g}"
 
 
 def _what_if(values: dict[str, Any]) -> Table:

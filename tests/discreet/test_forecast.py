@@ -54,7 +54,9 @@ def test_people_see_a_table_a_plot_and_what_changes_cost(call, write_study):
 
 
 def test_a_record_of_a_site_that_is_the_unit_has_a_bound_of_its_own(call, write_study):
-    study = write_study(training={"algorithm": "dp-fedavg", "local_steps": 2, "local_learning_rate": 0.1})
+    study = write_study(
+        training={"algorithm": "dp-fedavg", "local_steps": 2, "local_learning_rate": 0.1}
+    )
     values = json.loads(call("study", "forecast", study, "--json").stdout)
     assert values["epsilon_of_a_record"] > 1.5 * values["epsilon"]
     assert "ε of one record" in call("study", "forecast", study).stdout
@@ -196,7 +198,7 @@ BAD = {
     ),
     "no noise is enough": ({"privacy": {"noise_multiplier": 1e-3}}, ["study.toml"], "noise that gives some epsilon"),
     "too much noise": (
-        {"privacy": {"noise_multiplier": None, "epsilon": 1e-9}}, ["study.toml"], "No (deviation|noise multiplier)",
+        {"privacy": {"noise_multiplier": None, "epsilon": 1e-10}}, ["study.toml"], "No (deviation|noise multiplier)",
     ),
     "beyond the proof": (
         {"privacy": {"noise_multiplier": None, "epsilon": 90.0}}, ["study.toml"], "Expected an epsilon that can be proved",
