@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
-import fcntl
-import json as json_module
 import math
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import ROUND_FLOOR, Context
 from pathlib import Path
@@ -17,9 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from discreet.commands.shared import require_replaceable
+from discreet.commands.ledger_files import (
+    ledger_file,
+    opened_ledger,
+    read_lines,
+    require_names,
+    write_lines,
+)
 from discreet.console import errors_explained, print_json, print_table, results, say
-from privacy.errors import LedgerError, PrivacyError, ProtocolError, UserError
+from privacy.errors import PrivacyError, UserError
 from server.card import rounded_up
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from privacy.filters import LifetimeCap
     from study.ledger_entries import Body
     from study.ledger_state import LedgerState
-    from study.signing import SigningKey
 
 __all__ = ["app"]
 
@@ -47,8 +46,6 @@ _NOTE = (
     "Epsilons do not add up: what is spent, what is reserved and what remains are bounds of their own, and a budget is "
     "kept as long as one order is within its bound."
 )
-_LONGEST_LINE = 10_000  # bytes, of the first: a receipt, or the entry that says whose ledger it is
-_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 LedgerPath = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="The ledger, or the directory of its site.")
@@ -135,12 +132,12 @@ def register_data_set(
 
     with errors_explained():
         data_set = data.stem if name is None else name
-        _require_names(
+        require_names(
             {"--name": data_set, "--namespace": namespace, "--unit": unit, "--site": site}
         )
         table, cap = read_table(data), _cap_of(epsilon, delta)
         identities, rows = identities_of(table, unit), identities_of(table, None)
-        with _opened(ledger, key, make=True, site=site) as (opened, _):
+        with opened_ledger(ledger, key, make=True, site=site) as (opened, _):
             _require_same_budget(opened, namespace, epsilon, delta)
             register(
                 opened, data_set=data_set, namespace=namespace, unit=unit,
@@ -223,7 +220,7 @@ def show_entries(
     from study.ledger_entries import Entry
 
     with errors_explained():
-        entries = [Entry.from_bytes(each.content) for each in read_ledger(_file(ledger))]
+        entries = [Entry.from_bytes(each.content) for each in read_ledger(ledger_file(ledger))]
         if study is not None:
             entries = [
                 each for each in entries if getattr(each.body, "study", "").startswith(study)
@@ -262,7 +259,7 @@ def close_study(
                 f"Expected at least 4 hexadecimal digits of a study's hash, found {study!r}",
                 hint="discreet ledger list shows them",
             )
-        with _opened(ledger, key) as (opened, _):
+        with opened_ledger(ledger, key) as (opened, _):
             found = [each for each in opened.state.studies if each.startswith(study)]
             if len(found) != 1:
                 raise UserError(
@@ -295,8 +292,8 @@ def export_ledger(
     from client.ledger import read_ledger
 
     with errors_explained():
-        entries = read_ledger(_file(ledger))
-        _write_lines(out, [each.to_line() for each in entries], force=force)
+        entries = read_ledger(ledger_file(ledger))
+        write_lines(out, [each.to_line() for each in entries], force=force)
         say(f"Wrote {len(entries)} entries to {out}.")
         if json:
             print_json({"out": str(out), "entries": len(entries)})
@@ -319,9 +316,9 @@ def export_receipts(
     from study.receipts import receipts_of
 
     with errors_explained():
-        with _opened(ledger, key) as (opened, secret):
+        with opened_ledger(ledger, key) as (opened, secret):
             receipts = receipts_of(opened.state, secret)
-        _write_lines(out, [each.to_line() for each in receipts], force=force)
+        write_lines(out, [each.to_line() for each in receipts], force=force)
         say(f"Wrote {len(receipts)} receipts to {out}.")
         if json:
             print_json({"out": str(out), "receipts": len(receipts)})
@@ -350,8 +347,8 @@ def verify_export(
 
     with errors_explained():
         public = read_public_key(key)
-        kept = _lines(receipts, "receipt") if receipts is not None else []
-        verdict = verify(_lines(file, "entry"), public, kept)
+        kept = read_lines(receipts, "receipt") if receipts is not None else []
+        verdict = verify(read_lines(file, "entry"), public, kept)
         state = verdict.state
         mark, when = fingerprint(public), _when(state.time)
         budgets = [budget_summary(state, each) for each in state.namespaces]
@@ -375,123 +372,11 @@ def verify_export(
         _print_budgets("Namespace {namespace}", budgets)
 
 
-def _file(ledger: Path) -> Path:
-    """A directory, or a name without an ending that is not there yet, is the site's directory."""
-    directory = ledger.is_dir() or not (ledger.suffix or ledger.exists())
-    return ledger / "ledger.sqlite" if directory else ledger
-
-
-def _key_of(path: Path) -> Path:
-    """A key belongs to one ledger: two histories under one key would be a fork."""
-    return path.with_name("site.key") if path.name == "ledger.sqlite" else path.with_suffix(".key")
-
-
 def _replayed(ledger: Path) -> LedgerState:
     from client.ledger import read_ledger
     from study.ledger_state import replay
 
-    return replay(read_ledger(_file(ledger)))
-
-
-@contextmanager
-def _opened(
-    ledger: Path, key: Path | None, *, make: bool = False, site: str | None = None
-) -> Iterator[tuple[Ledger, SigningKey]]:
-    """The ledger and its key, to be written to; `make`: what is not there yet is made, under the name `site`.
-
-    What was made is said when the work is done: nobody who stops listening may stop it half way.
-    """
-    from client.ledger import Ledger, require_ledger
-    from study.keyfiles import read_key
-
-    path = _file(ledger)
-    key_path = key or _key_of(path)
-    notes = _made(path, key_path, site, given=key is not None) if make else []
-    require_ledger(path)
-    if not key_path.exists():
-        raise UserError(
-            f"There is no key {key_path}",
-            hint="name the ledger's key with --key; simulated sites have no key file, as their keys follow from a seed",
-        )
-    secret = read_key(key_path)
-    opened = Ledger(path, secret)
-    try:
-        notes += _public_made(key_path, secret) if make else []
-        yield opened, secret
-    finally:
-        opened.close()
-        for each in notes:
-            say(each)
-
-
-def _made(path: Path, key_path: Path, site: str | None, *, given: bool) -> list[str]:
-    """Make a ledger and its key where there is none; what was made, in words."""
-    if path.exists():
-        return []
-    site = path.resolve().parent.name if site is None else site
-    _require_names({"--site": site})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone_in(path.parent):
-        if path.exists():  # another process was faster
-            return []
-        return _make(path, key_path, site, given=given)
-
-
-@contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """No other process is making a ledger there: of two, each would find the other's key without its ledger."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _make(path: Path, key_path: Path, site: str, *, given: bool) -> list[str]:
-    from client.ledger import create_ledger
-    from study.keyfiles import create_key, read_key
-    from study.signing import fingerprint
-
-    if key_path.exists() and not given:
-        raise UserError(
-            f"{key_path} is there, and the ledger that it signs is not: {path}",
-            hint="find the ledger, as what was charged stays charged; or move the key away: a new ledger has a new one",
-        )
-    secret = read_key(key_path) if key_path.exists() else create_key(key_path)
-    _public_made(key_path, secret)
-    create_ledger(path, secret, site)
-    public = key_path.with_suffix(".pub")
-    return [
-        f"Made {path} and {key_path}. Public key {public}, fingerprint {fingerprint(secret.public)}"
-    ]
-
-
-def _public_made(key_path: Path, secret: SigningKey) -> list[str]:
-    """Write the public half beside a key, where it is missing; what was made, in words."""
-    from study.keyfiles import read_public_key, write_public_key
-
-    public = key_path.with_suffix(".pub")
-    if not public.exists():
-        write_public_key(public, secret)
-        return [f"Made {public}."]
-    if read_public_key(public) != secret.public:
-        raise UserError(
-            f"{public} is not the public half of {key_path}", hint="move it; it is made anew"
-        )
-    return []
-
-
-def _require_names(options: dict[str, str | None]) -> None:
-    """Raise UserError for the first option that is no name, before anything is made."""
-    from study.ledger_entries import Namespace
-
-    for option, value in options.items():
-        try:
-            if value is not None:
-                Namespace(namespace=value, cap=None)  # every name of an entry obeys the same rule
-        except ProtocolError as error:
-            raise UserError(f"{option}: {error.message}", hint=f"give another {option}") from error
+    return replay(read_ledger(ledger_file(ledger)))
 
 
 def _cap_of(epsilon: float | None, delta: float | None) -> LifetimeCap:
@@ -559,62 +444,3 @@ def _gist(body: Body) -> str:
         f"{name} {value[:12] if isinstance(value, str) and len(value) == 64 else value}"
         for name, value in said.items()
     )
-
-
-def _write_lines(out: Path, lines: list[bytes], *, force: bool) -> None:
-    from server.checkpoint import write_whole
-
-    what = "an export or receipts of a ledger"
-    require_replaceable(out, _has_lines, what, force=force)
-    write_whole(out, b"".join(line + b"\n" for line in lines))
-
-
-def _has_lines(path: Path) -> bool:
-    """Was it written by `export` or `receipts`? Its first line says so; without an answer receipts are empty."""
-    from study.ledger_entries import SignedEntry
-    from study.receipts import SignedReceipt
-
-    with path.open("rb") as file:
-        line = file.readline(_LONGEST_LINE)
-    for kind in (SignedEntry, SignedReceipt):
-        with suppress(ProtocolError):
-            kind.from_line(line.removesuffix(b"\n"))
-            return True
-    return not line
-
-
-def _lines(path: Path, kind: str) -> Iterator[bytes]:
-    """Lines of an export (kind "entry") or of receipts, without their ends.
-
-    Raises:
-        UserError: it cannot be read, is another kind of file, or a program has changed its lines' ends.
-        LedgerError: its last line is cut.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if b"\r\n" in content or content.startswith(_BYTE_ORDER_MARKS):
-        raise UserError(
-            f"{path}: expected the bytes that were written, found other ends of lines, or a mark before the first",
-            hint="was it changed by an editor or a mail program? ask for it again, as an archive",
-        )
-    first, *others = content.split(b"\n")
-    if content and not _has_form(first, kind):
-        command = {"entry": "export", "receipt": "receipts"}[kind]
-        raise UserError(
-            f"{path}: expected lines with {kind} and signature, found another kind of file",
-            hint=f"give the file that discreet ledger {command} wrote",
-        )
-    if content and not content.endswith(b"\n"):
-        raise LedgerError(f"{path}: expected a file whose last line is whole")
-    return iter([first, *others][:-1])
-
-
-def _has_form(line: bytes, kind: str) -> bool:
-    """Is it such a line, whatever it says? An entry that contradicts itself is one all the same."""
-    try:
-        values = json_module.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and set(values) == {kind, "signature"}

@@ -357,11 +357,11 @@ def test_of_two_that_register_first_at_once_both_do(start, place, write_data):
 
 
 def test_nobody_who_stops_listening_stops_a_registration(call, place, write_data, monkeypatch):
-    def gone(_text):
+    def gone(*_text, **_style):
         raise BrokenPipeError
 
     write_data()
-    monkeypatch.setattr("discreet.commands.ledger.say", gone)
+    monkeypatch.setattr("discreet.console.people.print", gone)
     monkeypatch.setattr("discreet.console.os.dup2", lambda *_files: None)
     assert call(*REGISTER).exit_code == 1
     (budget,) = values(call("ledger", "budget", "site", "--json"))["namespaces"]
