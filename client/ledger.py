@@ -55,7 +55,7 @@ from study.ledger_entries import (
 from study.ledger_state import Asked, LedgerState
 from study.signing import SigningKey
 
-__all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger"]
+__all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger", "require_ledger"]
 
 KEPT_ANSWERS = 2
 """Answers of a study whose bytes are kept, the latest ones: a coordinator asks again only for the trip that is open."""
@@ -63,7 +63,20 @@ KEPT_ANSWERS = 2
 _MARK_BYTES = 8  # of a unit's HMAC: among a million, two are alike once in 10^7 data sets
 _MOST_UNKNOWN_REFUSALS = 100
 _APPLICATION = 0x44534C47  # "DSLG", in the file's header
+_HEADER_BYTES = 100
 _WAIT_SECONDS = 30.0
+_HINTS = {
+    "SQLITE_FULL": "make room on its disk, and do it again",
+    "SQLITE_READONLY": "whoever runs the site must be able to write the ledger and its directory",
+    "SQLITE_CANTOPEN": "whoever runs the site must be able to write the ledger and its directory",
+    "SQLITE_PERM": "whoever runs the site must be able to write the ledger and its directory",
+    "SQLITE_BUSY": "another process is writing to it; wait until it is done",
+    "SQLITE_IOERR": "is its disk full, or broken? keep a copy of it before anything else",
+    "SQLITE_CORRUPT": "it is damaged; keep it as it is, and never go on from an old copy: charges would be forgotten",
+    "SQLITE_NOTADB": "it is damaged, or no ledger; give the ledger.sqlite that discreet ledger register made",
+}
+"""What to do, by the beginning of SQLite's name of an error."""
+
 _SCHEMA = f"""
     BEGIN;
     PRAGMA application_id = {_APPLICATION};
@@ -109,12 +122,13 @@ class Ledger:
         durable: wait for the disk at every entry; a simulation need not.
     Raises:
         LedgerError: it is damaged, or of another key.
-        UserError: there is none, or others can read it.
+        UserError: there is none, it is another kind of file, or others can read it.
     """
 
     def __init__(
         self, path: Path, key: SigningKey, *, clock: Clock = time.time, durable: bool = True
     ) -> None:
+        require_ledger(path)
         _require_private(path)
         self._path, self._key, self._clock = path, key, clock
         self._lock, self._process = threading.RLock(), os.getpid()
@@ -124,8 +138,8 @@ class Ledger:
             with _explained(path):
                 self._database.execute("PRAGMA journal_mode = WAL")
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            if (opened := self.state.opened) is None or opened.key != key.public.hex():
-                raise LedgerError(f"{path}: expected the ledger of this key, found another site's")
+            if self.state.opened is None:
+                raise LedgerError(f"{path}: expected a ledger with an entry, found none")
         except BaseException:
             self.close()
             raise
@@ -154,7 +168,8 @@ class Ledger:
             LedgerError: some of its units belong to another namespace already; nothing was opened or registered.
         """
         with self._transaction() as state:
-            if opening is not None:
+            # Another process may have opened it since the caller looked; at another budget it is not the same.
+            if opening is not None and not _is_opened(state, opening):
                 self._write(state, opening)
             self._write(state, data_set)
             self._database.executemany(
@@ -320,9 +335,17 @@ class Ledger:
             except (LedgerError, ProtocolError) as error:
                 raise LedgerError(f"{self._path}: entry {number}: {error.message}") from error
         if last is not None:
+            self._require_own(state)
             last.verify(self._key.public)
         self._kept = state
         return state
+
+    def _require_own(self, state: LedgerState) -> None:
+        if state.opened is not None and state.opened.key != self._key.public.hex():
+            raise LedgerError(
+                f"{self._path} is the ledger of another key",
+                hint="give the key that it was made with: it lies beside it, unless it was moved",
+            )
 
     def _write(self, state: LedgerState, body: Body) -> None:
         entry = state.next_entry(body, time=max(state.time, int(self._clock())))
@@ -363,7 +386,8 @@ class Ledger:
             namespace = state.data_sets[other].namespace
             if namespace != data_set.namespace:
                 raise LedgerError(
-                    f'Expected units that have no budget yet, found {count} that "{other}" has in "{namespace}"',
+                    f'Expected units that have no budget yet, found units or rows ({count}) that "{other}" has in '
+                    f'"{namespace}" already',
                     hint=f"register it in the namespace {namespace}, so that both share one budget; or, "
                     "if these are different people all the same, say so with --distinct",
                 )
@@ -373,17 +397,19 @@ def read_ledger(path: Path) -> list[SignedEntry]:
     """All entries of a ledger, as they are; nothing is checked or written, no key is needed.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is another kind of file.
         LedgerError: it cannot be read.
     """
-    if not path.is_file():
-        raise UserError(
-            f"{path}: there is no such ledger", hint="discreet ledger register makes one"
-        )
+    require_ledger(path)
     # Where nothing waits in a log the file alone is the ledger, and can be read where nothing may be written.
     quiet = not path.with_name(path.name + "-wal").exists()
     with closing(_connect(path, "ro&immutable=1" if quiet else "ro")) as database, _explained(path):
         return list(_rows(database, 0))
+
+
+def _is_opened(state: LedgerState, opening: Namespace) -> bool:
+    known = opening.namespace in state.namespaces
+    return known and state.namespaces[opening.namespace] == opening.cap
 
 
 def _rows(database: sqlite3.Connection, start: int) -> Iterator[SignedEntry]:
@@ -414,14 +440,33 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, ProtocolError) as error:
+    except ProtocolError as error:
         raise LedgerError(f"{path}: the ledger cannot be used: {error}") from error
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")  # errors of the module itself have none
+        hint = next((text for start, text in _HINTS.items() if name.startswith(start)), "")
+        raise LedgerError(f"{path}: the ledger cannot be used: {error}", hint=hint) from error
 
 
-def _require_private(path: Path) -> None:
+def require_ledger(path: Path) -> None:
+    """Is it a file that `create_ledger` made, as far as its first bytes say? What is in it is another question.
+
+    Raises:
+        UserError: there is none, or it is another kind of file.
+    """
     if not path.is_file():
         raise UserError(
             f"{path}: there is no such ledger", hint="discreet ledger register makes one"
         )
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if not header.startswith(b"SQLite format 3\0") or header[68:72] != _APPLICATION.to_bytes(4):
+        raise UserError(
+            f"{path} is no ledger, or its first bytes were overwritten",
+            hint="give the ledger.sqlite that discreet ledger register made, or its directory",
+        )
+
+
+def _require_private(path: Path) -> None:
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UserError(f"{path} can be read by others", hint=f"chmod 600 {path}")

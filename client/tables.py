@@ -485,10 +485,14 @@ def units_of_column(table: Table, column: str) -> tuple[npt.NDArray[np.int64], l
     """Return (the unit of every row, the text of every unit), units in the order of their first rows.
 
     Raises:
-        DataError: a cell is empty, or there is no such column.
+        DataError: a cell is empty, or there is no such column. No other column is suggested: in a file without a
+            header its "columns" are a record.
     """
     if column not in table.columns:
-        raise _no_column(table, [column], "the unit")
+        raise DataError(
+            f'{table.name}: there is no column "{column}" to name its units',
+            hint="its first line must name the columns",
+        )
     texts = table.texts(column)
     empty = [each.lower() in _MISSING for each in texts]
     table.refuse(

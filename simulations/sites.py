@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from client.answers import Entropy, Site
@@ -11,9 +11,7 @@ from client.ledger import Ledger, create_ledger
 from client.policy import Policy
 from client.registration import register
 from client.tables import Records
-from privacy.errors import PrivacyError
-from privacy.filters import LifetimeCap, smallest_cap
-from study.charging import declared_sums
+from study.charging import least_budget
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.keyfiles import write_public_key
@@ -42,7 +40,7 @@ def simulated_sites(
         entropy: reproducible keys of a party: what no real site ever uses.
         policy: that every site obeys; None: their operators are willing to do whatever is asked.
     """
-    cap = _cap_for(declaration)
+    cap = least_budget(Guarantee(declaration))
     with ExitStack() as opened:
         sites = {}
         for name, each in records.items():
@@ -80,19 +78,3 @@ def _ledger(directory: Path, name: str, key: SigningKey) -> Ledger:
 def _no_clock() -> float:
     """A simulation's ledgers follow from its seed, as all of its release does."""
     return 0.0
-
-
-def _cap_for(declaration: Declaration) -> LifetimeCap | None:
-    """The least lifetime budget that the study fits in; none for a study without privacy, or beyond any budget.
-
-    While sums are not masked, `aggregate` over many sites leaves each so little noise of its own that no real site
-    could approve it (`epsilon_against_server` says so). It can be rehearsed all the same.
-    """
-    study = declaration.study
-    if study.privacy.trust == "unsafe":
-        return None
-    declared = declared_sums(Guarantee(declaration))
-    sums = [each.terms.sums(each.count) for each in declared if each.terms is not None]
-    with suppress(PrivacyError):
-        return smallest_cap(sums, study.privacy.delta)
-    return None

@@ -20,7 +20,7 @@ __all__ = ["workplace"]
 
 _LOCK, _OPTIONS, _REPLACED = "lock", "options.json", "replaced"
 _WORK = ("checkpoint", "sites", "release", _REPLACED)
-_OURS = {_LOCK, _OPTIONS, _OPTIONS + ".new", *_WORK}
+_OURS = (_LOCK, _OPTIONS, _OPTIONS + ".*.new", *_WORK)
 
 
 @contextmanager
@@ -54,11 +54,15 @@ def workplace(out: Path, identity: Mapping[str, Any], *, resume: bool) -> Iterat
 
 
 def _refuse_strangers(place: Path) -> None:
-    if place.exists() and (not place.is_dir() or {each.name for each in place.iterdir()} - _OURS):
+    if place.exists() and not (place.is_dir() and all(map(_is_ours, place.iterdir()))):
         raise UserError(
             f"{place} is in the way, and not of an interrupted run",
             hint="move it, or choose another --out",
         )
+
+
+def _is_ours(path: Path) -> bool:
+    return any(path.match(each) for each in _OURS)
 
 
 def _restore(place: Path, out: Path) -> None:

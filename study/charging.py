@@ -15,10 +15,14 @@ than the study's own epsilon says.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from privacy.errors import PrivacyError
+from privacy.filters import LifetimeCap, smallest_cap
 from study.guarantee import Guarantee, Stage
 from study.ledger_entries import DISTANCE, Adjacency, DeclaredSum, SumTerms
 
-__all__ = ["declared_sums"]
+__all__ = ["declared_sums", "least_budget"]
 
 _SHARES_SEEN = 1
 
@@ -31,6 +35,19 @@ def declared_sums(guarantee: Guarantee) -> tuple[DeclaredSum, ...]:
         )
         for stage in guarantee.stages
     )  # fmt: skip
+
+
+def least_budget(guarantee: Guarantee) -> LifetimeCap | None:
+    """The least lifetime budget that the study alone fits in; None without privacy, or where it is beyond any.
+
+    While sums are not masked, `aggregate` over many sites leaves each so little noise of its own that no real site
+    could approve it (`epsilon_against_server` says so). It can be rehearsed all the same.
+    """
+    declared = declared_sums(guarantee)
+    sums = [each.terms.sums(each.count) for each in declared if each.terms is not None]
+    with suppress(PrivacyError):
+        return smallest_cap(sums, guarantee.study.privacy.delta) if sums else None
+    return None
 
 
 def _terms_of(guarantee: Guarantee, stage: Stage) -> SumTerms | None:

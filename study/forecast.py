@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from privacy.errors import DiscreetError, PrivacyError
 from privacy.renyi import renyi_epsilon
 from privacy.second_opinion import second_opinion
+from study.charging import least_budget
 from study.contract import Study
 from study.guarantee import Guarantee, declare
 from study.plans import expected_units
@@ -38,15 +39,19 @@ def forecast(guarantee: Guarantee) -> dict[str, Any]:
 
     `accountants` holds numbers alone, all at the same delta; who gives none stands in `accountants_missing` with the
     reason. PLD is the one that counts, RDP lies above it, PRV is the upper bound of Opacus. `epsilon_by_round[n - 1]`
-    is what n rounds would cost, had they been declared.
+    is what n rounds would cost, had they been declared. `lifetime_epsilon` and `lifetime_delta` are the least lifetime
+    budget of a site that the study fits in (`privacy/filters.py`).
     """
     study, epsilons = guarantee.study, _by_accountant(guarantee)
+    budget = least_budget(guarantee)
     return {
         "study": study.name, "trust": study.privacy.trust, "sites": guarantee.tolerance.sites,
         "rounds": study.training.rounds, "sampling_rate": study.training.sampling_rate,
         "noise_multiplier": guarantee.declaration.noise_multiplier,
         "epsilon": guarantee.epsilon, "delta": guarantee.delta, "mu": guarantee.mu,
         "epsilon_against_server": guarantee.epsilon_against_server,
+        "epsilon_of_a_record": guarantee.epsilon_of_a_record(),
+        "lifetime_epsilon": budget and budget.epsilon, "lifetime_delta": budget and budget.delta,
         "noise_per_coordinate": noise_per_coordinate(guarantee), "dimension": guarantee.stages[-1].dimension,
         "accountants": {name: each for name, each in epsilons.items() if isinstance(each, float)},
         "accountants_missing": {name: each for name, each in epsilons.items() if isinstance(each, str)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +19,13 @@ from discreet.console import (
     say,
 )
 from privacy.errors import UserError
+from server.card import rounded_up
 from study.parsing import read_study
 
 __all__ = ["forecast"]
 
 _FORMATS = (".svg", ".png")
+_FOOTNOTE = "No δ falls below the part of it that rounding takes, however large ε is."
 
 
 def forecast(
@@ -100,7 +103,7 @@ def _draw(values: dict[str, Any], plot: Path) -> None:
 def _show(values: dict[str, Any]) -> None:
     title = f"{values['study']}: {values['sites']} sites, {values['rounds']} rounds, {values['trust']} trust"
     print_table(title, _rows(values), to=results)
-    results.print()
+    results.print(f"{_FOOTNOTE}\n", markup=False, soft_wrap=True)
     costs = [each for each in values["epsilon_by_round"] if each is not None]
     print_bars("ε by number of rounds, had so many been declared", costs, to=results)
     results.print()
@@ -111,22 +114,44 @@ def _show(values: dict[str, Any]) -> None:
 
 
 def _rows(values: dict[str, Any]) -> dict[str, str]:
-    from server.card import rounded_up
-
     server, mu = values["epsilon_against_server"], values["mu"]
     noise, dimension = values["noise_per_coordinate"], values["dimension"]
     rows = {
         "ε": f"{rounded_up(values['epsilon'])} at δ = {values['delta']:g}",
         "ε against the server": rounded_up(server) if server else "no bound: it sees each site's sum",
+        **_of_a_record(values),
+        "ε of a site's lifetime": _lifetime(values),
         "μ": f"{mu:.4g}" if mu else "none: it is exact only where nothing is sampled",
         "noise multiplier": f"{values['noise_multiplier']:.4g}",
         "noise per coordinate": f"{noise:.3g} of C, in a vector of {dimension}",
     }  # fmt: skip
-    rows |= {f"ε by {name}": f"{each:.4g}" for name, each in values["accountants"].items()}
+    rows |= {f"ε by {name}": rounded_up(each) for name, each in values["accountants"].items()}
     missing = values["accountants_missing"].items()
     rows |= {f"ε by {name}": f"none: {reason}" for name, reason in missing}
     profile = values["profile"]
-    return rows | {f"δ at ε = {each['epsilon']:.3g}": f"{each['delta']:.2g}" for each in profile}
+    return rows | {
+        f"δ at ε = {rounded_up(each['epsilon'])}": _digits_up(each["delta"]) for each in profile
+    }
+
+
+def _of_a_record(values: dict[str, Any]) -> dict[str, str]:
+    """Where the unit is a whole site its ε says too little of a record."""
+    epsilon = values["epsilon_of_a_record"]
+    if epsilon == values["epsilon"]:
+        return {}
+    return {"ε of one record": "no bound" if epsilon is None else rounded_up(epsilon)}
+
+
+def _lifetime(values: dict[str, Any]) -> str:
+    epsilon = values["lifetime_epsilon"]
+    if epsilon is None:
+        return "no budget is enough: the coordinator sees each site's sum"
+    return f"{rounded_up(epsilon)} at δ = {values['lifetime_delta']:g}, if it is the only study"
+
+
+def _digits_up(delta: float) -> str:
+    """Two digits, rounded up."""
+    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(delta)):.2g}"
 
 
 def _what_if(values: dict[str, Any]) -> Table:
@@ -137,5 +162,6 @@ def _what_if(values: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for each in [{"change": "as it is", "problem": None} | values, *values["what_if"]]:
         if each["problem"] is None:
-            table.add_row(each["change"], *(f"{each[name]:.3g}" for name in names))
+            epsilon, *noise = (each[name] for name in names)
+            table.add_row(each["change"], rounded_up(epsilon), *(f"{one:.3g}" for one in noise))
     return table

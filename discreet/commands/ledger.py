@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from datetime import UTC, datetime
+from decimal import ROUND_FLOOR, Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from discreet.commands.ledger_files import (
+    ledger_file,
+    opened_ledger,
+    read_lines,
+    require_names,
+    write_lines,
+)
 from discreet.console import errors_explained, print_json, print_table, results, say
-from privacy.errors import LedgerError, PrivacyError, UserError
+from privacy.errors import PrivacyError, UserError
+from server.card import rounded_up
 
 if TYPE_CHECKING:
     from client.ledger import Ledger
     from privacy.filters import LifetimeCap
     from study.ledger_entries import Body
     from study.ledger_state import LedgerState
-    from study.signing import SigningKey
 
 __all__ = ["app"]
 
@@ -34,6 +41,11 @@ _EPSILON, _DELTA = (
     10.0,
     1e-5,
 )  # of a new namespace: what a study's own delta is, unless it says otherwise
+
+_NOTE = (
+    "Epsilons do not add up: what is spent, what is reserved and what remains are bounds of their own, and a budget is "
+    "kept as long as one order is within its bound."
+)
 
 LedgerPath = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="The ledger, or the directory of its site.")
@@ -107,7 +119,10 @@ def register_data_set(
     """Register a data set: from now on its units have one lifetime budget, whatever studies come.
 
     The budget is fixed when a namespace is first used and can never be raised. A person who is in two data sets has one
-    budget: register both in one namespace. Registering the same people in another namespace is refused.
+    budget: register both in one namespace. In another namespace the same unit names or the same rows are refused; a
+    file with other columns, or with other names for the same people, is not recognised.
+
+    The names of site, data set, namespace and unit column go into the ledger, and stay there for ever; no record does.
 
     Example: discreet ledger register records.csv --ledger site/ledger.sqlite --unit patient_id --epsilon 8
     """
@@ -116,29 +131,27 @@ def register_data_set(
     from client.tables import read_table
 
     with errors_explained():
+        data_set = data.stem if name is None else name
+        require_names(
+            {"--name": data_set, "--namespace": namespace, "--unit": unit, "--site": site}
+        )
         table, cap = read_table(data), _cap_of(epsilon, delta)
         identities, rows = identities_of(table, unit), identities_of(table, None)
-        with _opened(ledger, key, make=site or "") as (opened, _):
+        with opened_ledger(ledger, key, make=True, site=site) as (opened, _):
             _require_same_budget(opened, namespace, epsilon, delta)
             register(
-                opened, data_set=name or data.stem, namespace=namespace, unit=unit,
+                opened, data_set=data_set, namespace=namespace, unit=unit,
                 identities=[*identities, *rows], cap=cap, distinct=distinct,
             )  # fmt: skip
-            state = opened.state
-            people = len(set(identities))
-            say(f'Registered "{name or data.stem}": {people} units in namespace "{namespace}".')
-            if json:
-                print_json(
-                    {
-                        "data_set": name or data.stem,
-                        "units": people,
-                        **budget_summary(state, namespace),
-                    }
-                )
-            else:
-                print_table(
-                    "Lifetime budget", _in_words(budget_summary(state, namespace)), to=results
-                )
+            summary = budget_summary(opened.state, namespace)
+        units = len(set(identities))
+        what = f"{units} units" if unit else f"{table.rows} records, {units} of them different,"
+        say(f'Registered "{data_set}": {what} in namespace "{namespace}".')
+        if json:
+            counts = {"records": table.rows, "units": units}
+            print_json({"data_set": data_set, **counts, **summary, "note": _NOTE})
+        else:
+            _print_budgets("Lifetime budget", [summary])
 
 
 @app.command("list")
@@ -182,10 +195,9 @@ def show_budget(ledger: LedgerPath, json: AsJson = False) -> None:
         state = _replayed(ledger)
         budgets = [budget_summary(state, each) for each in state.namespaces]
         if json:
-            print_json({"namespaces": budgets})
-            return
-        for each in budgets:
-            print_table(f"Namespace {each['namespace']}", _in_words(each), to=results)
+            print_json({"namespaces": budgets, "note": _NOTE})
+        else:
+            _print_budgets("Namespace {namespace}", budgets)
 
 
 @app.command("show")
@@ -208,20 +220,22 @@ def show_entries(
     from study.ledger_entries import Entry
 
     with errors_explained():
-        entries = [Entry.from_bytes(each.content) for each in read_ledger(_file(ledger))]
+        entries = [Entry.from_bytes(each.content) for each in read_ledger(ledger_file(ledger))]
         if study is not None:
             entries = [
                 each for each in entries if getattr(each.body, "study", "").startswith(study)
             ]
+            if not study or not entries:
+                raise UserError(
+                    f"There is no study whose hash begins with {study!r}",
+                    hint="discreet ledger list shows them",
+                )
         if json:
             print_json({"entries": [each.to_values() for each in entries[-last:]]})
             return
         for each in entries[-last:]:
-            when = datetime.fromtimestamp(each.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
-            when = when if each.time else "(simulated)".ljust(len(when))
-            results.print(
-                f"{each.sequence:6}  {when}  {each.body.KIND:9}  {_gist(each.body)}", markup=False, soft_wrap=True
-            )  # fmt: skip
+            said = f"{each.sequence:6}  {_when(each.time)}  {each.body.KIND:9}  {_gist(each.body)}"
+            results.print(said, markup=False, soft_wrap=True)
 
 
 @app.command("close")
@@ -239,17 +253,25 @@ def close_study(
     """
     from audit.summary import study_summary
 
-    with errors_explained(), _opened(ledger, key) as (opened, _):
-        found = [each for each in opened.state.studies if each.startswith(study)]
-        if len(found) != 1:
+    with errors_explained():
+        if not re.fullmatch("[0-9a-f]{4,64}", study):
             raise UserError(
-                f"Expected one study whose hash begins with {study}, found {len(found)}",
+                f"Expected at least 4 hexadecimal digits of a study's hash, found {study!r}",
                 hint="discreet ledger list shows them",
             )
-        opened.close_study(found[0])
-        say(f"Closed study {found[0]}.")
+        with opened_ledger(ledger, key) as (opened, _):
+            found = [each for each in opened.state.studies if each.startswith(study)]
+            if len(found) != 1:
+                raise UserError(
+                    f"Expected one study whose hash begins with {study}, found {len(found)}",
+                    hint="discreet ledger list shows them",
+                )
+            was_open = opened.is_open(found[0])
+            opened.close_study(found[0])
+            summary = study_summary(opened.state, opened.state.account(found[0]))
+        say(f"Closed study {found[0]}." if was_open else f"Study {found[0]} was closed already.")
         if json:
-            print_json(study_summary(opened.state, opened.state.account(found[0])))
+            print_json(summary)
 
 
 @app.command("export")
@@ -270,8 +292,8 @@ def export_ledger(
     from client.ledger import read_ledger
 
     with errors_explained():
-        entries = read_ledger(_file(ledger))
-        _write_lines(out, [each.to_line() for each in entries], force=force, ledger=ledger)
+        entries = read_ledger(ledger_file(ledger))
+        write_lines(out, [each.to_line() for each in entries], force=force)
         say(f"Wrote {len(entries)} entries to {out}.")
         if json:
             print_json({"out": str(out), "entries": len(entries)})
@@ -293,9 +315,10 @@ def export_receipts(
     """
     from study.receipts import receipts_of
 
-    with errors_explained(), _opened(ledger, key) as (opened, secret):
-        receipts = receipts_of(opened.state, secret)
-        _write_lines(out, [each.to_line() for each in receipts], force=force, ledger=ledger)
+    with errors_explained():
+        with opened_ledger(ledger, key) as (opened, secret):
+            receipts = receipts_of(opened.state, secret)
+        write_lines(out, [each.to_line() for each in receipts], force=force)
         say(f"Wrote {len(receipts)} receipts to {out}.")
         if json:
             print_json({"out": str(out), "receipts": len(receipts)})
@@ -320,88 +343,40 @@ def verify_export(
     from audit.summary import budget_summary, study_summary
     from audit.verify import verify_export as verify
     from study.keyfiles import read_public_key
+    from study.signing import fingerprint
 
     with errors_explained():
         public = read_public_key(key)
-        kept = _lines(receipts) if receipts is not None else []
-        verdict = verify(_lines(file), public, kept)
+        kept = read_lines(receipts, "receipt") if receipts is not None else []
+        verdict = verify(read_lines(file, "entry"), public, kept)
         state = verdict.state
+        mark, when = fingerprint(public), _when(state.time)
         budgets = [budget_summary(state, each) for each in state.namespaces]
         if json:
             print_json(
                 {
                     "site": state.opened.site if state.opened else "", "entries": state.entries,
-                    "receipts": verdict.receipts, "head": state.head, "namespaces": budgets,
+                    "last_entry": state.entries - 1, "last_time": state.time, "fingerprint": mark,
+                    "receipts": verdict.receipts, "head": state.head, "namespaces": budgets, "note": _NOTE,
+                    "complete": "as far as the receipts go" if verdict.receipts else "unknown without receipts",
                     "studies": [study_summary(state, each) for each in state.studies.values()],
                 }
             )  # fmt: skip
             return
-        say(f"{file}: {state.entries} entries, {verdict.receipts} receipts, no contradiction.")
-        for each in budgets:
-            print_table(f"Namespace {each['namespace']}", _in_words(each), to=results)
-
-
-def _file(ledger: Path) -> Path:
-    """A directory, or a name without an ending that is not there yet, is the site's directory."""
-    directory = ledger.is_dir() or not (ledger.suffix or ledger.exists())
-    return ledger / "ledger.sqlite" if directory else ledger
-
-
-def _key_of(path: Path) -> Path:
-    """A key belongs to one ledger: two histories under one key would be a fork."""
-    return path.with_name("site.key") if path.name == "ledger.sqlite" else path.with_suffix(".key")
+        say(
+            f"{file}: {state.entries} entries, {verdict.receipts} receipts, no contradiction. The last entry is number "
+            f"{state.entries - 1}, {when.strip()}. Fingerprint of the key: {mark}"
+        )
+        if not verdict.receipts:
+            say("Without receipts a ledger whose end was left out cannot be told from a whole one.")
+        _print_budgets("Namespace {namespace}", budgets)
 
 
 def _replayed(ledger: Path) -> LedgerState:
     from client.ledger import read_ledger
     from study.ledger_state import replay
 
-    return replay(read_ledger(_file(ledger)))
-
-
-@contextmanager
-def _opened(
-    ledger: Path, key: Path | None, *, make: str | None = None
-) -> Iterator[tuple[Ledger, SigningKey]]:
-    """The ledger and its key, to be written to; where neither is there yet they are made, under the name `make`."""
-    from client.ledger import Ledger
-    from study.keyfiles import read_key
-
-    path = _file(ledger)
-    key_path = key or _key_of(path)
-    if not path.exists() and make is not None:
-        _make(path, key_path, make, given=key is not None)
-    secret = read_key(key_path)
-    opened = Ledger(path, secret)
-    try:
-        yield opened, secret
-    finally:
-        opened.close()
-
-
-def _make(path: Path, key_path: Path, site: str, *, given: bool) -> None:
-    from client.ledger import create_ledger
-    from study.keyfiles import create_key, read_key, read_public_key, write_public_key
-    from study.signing import fingerprint
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if key_path.exists() and not given:
-        raise UserError(
-            f"{key_path} is there, and the ledger that it signs is not: {path}",
-            hint="find the ledger, as what was charged stays charged; or move the key away: a new ledger has a new one",
-        )
-    secret = read_key(key_path) if key_path.exists() else create_key(key_path)
-    public = key_path.with_suffix(".pub")
-    if not public.exists():
-        write_public_key(public, secret)
-    elif read_public_key(public) != secret.public:
-        raise UserError(
-            f"{public} is not the public half of {key_path}", hint="move it; it is made anew"
-        )
-    create_ledger(path, secret, site or path.resolve().parent.name)
-    say(
-        f"Made {path} and {key_path}. Public key {public}, fingerprint {fingerprint(secret.public)}"
-    )
+    return replay(read_ledger(ledger_file(ledger)))
 
 
 def _cap_of(epsilon: float | None, delta: float | None) -> LifetimeCap:
@@ -431,15 +406,35 @@ def _require_same_budget(
         )
 
 
+def _print_budgets(title: str, budgets: list[dict[str, Any]]) -> None:
+    for each in budgets:
+        print_table(title.format(**each), _in_words(each), to=results)
+    if budgets:
+        results.print(_NOTE, markup=False, soft_wrap=True)
+
+
 def _in_words(values: dict[str, Any]) -> dict[str, str]:
     """Figures for people; orders and parts of delta are for --json."""
-    said = {}
-    for name, value in values.items():
-        if isinstance(value, list | dict):
-            continue
-        text = f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
-        said[name.replace("_", " ")] = text
-    return said
+    return {
+        name.replace("_", " "): _figure(name, value) if isinstance(value, float) else str(value)
+        for name, value in values.items()
+        if not isinstance(value, list | dict)
+    }
+
+
+def _figure(name: str, value: float) -> str:
+    """An epsilon is never shown below its value, and what remains never above it."""
+    if not math.isfinite(value) or name == "delta":
+        return f"{value:g}"
+    if name.startswith("remaining"):
+        return f"{Context(prec=3, rounding=ROUND_FLOOR).create_decimal(value):f}"
+    return rounded_up(value)
+
+
+def _when(time: int) -> str:
+    """An entry's time, for people."""
+    text = datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return text if time else "(simulated)".ljust(len(text))
 
 
 def _gist(body: Body) -> str:
@@ -449,24 +444,3 @@ def _gist(body: Body) -> str:
         f"{name} {value[:12] if isinstance(value, str) and len(value) == 64 else value}"
         for name, value in said.items()
     )
-
-
-def _write_lines(out: Path, lines: list[bytes], *, force: bool, ledger: Path) -> None:
-    from server.checkpoint import write_whole
-
-    if out.exists() and out.samefile(_file(ledger)):
-        raise UserError(f"{out} is the ledger itself", hint="choose another --out")
-    if out.exists() and not force:
-        raise UserError(f"{out} exists", hint="choose another --out, or replace it with --force")
-    write_whole(out, b"".join(line + b"\n" for line in lines))
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines of a file, without their ends. Raises UserError if it cannot be read, LedgerError if its last is cut."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if content and not content.endswith(b"\n"):
-        raise LedgerError(f"{path}: expected a file whose last line is whole")
-    return iter(content.split(b"\n")[:-1])

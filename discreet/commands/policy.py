@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.policy import Policy, policy_text, policy_to_values, read_policy
-from discreet.commands.shared import guarantee_of
+from discreet.commands.shared import guarantee_of, require_replaceable
 from discreet.console import FAILED, errors_explained, print_json, print_table, results, say
 from privacy.errors import UserError
 from study.parsing import read_study
@@ -45,10 +46,7 @@ def init(
     from server.checkpoint import write_whole
 
     with errors_explained():
-        if file.exists() and not force:
-            raise UserError(
-                f"{file} exists", hint="choose another name, or replace it with --force"
-            )
+        require_replaceable(file, _is_policy, "a policy", force=force)
         write_whole(file, policy_text(Policy()).encode())
         say(f"Wrote {file}. Hold a study against it: discreet policy check {file} --study FILE")
         if json:
@@ -102,6 +100,13 @@ def check(
         say(f"{file} {'allows' if allowed else 'does not allow'} {study}.")
         if not allowed:
             raise typer.Exit(FAILED)
+
+
+def _is_policy(path: Path) -> bool:
+    with suppress(UserError):
+        read_policy(path)
+        return True
+    return path.stat().st_size == 0
 
 
 def _values(finding: Finding) -> dict[str, Any]:

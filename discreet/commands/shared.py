@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privacy.errors import UserError
 from study.contract import Study
 
 if TYPE_CHECKING:
     from client.tables import Table
     from study.guarantee import Guarantee
 
-__all__ = ["File", "Json", "guarantee_of", "with_table"]
+__all__ = ["File", "Json", "guarantee_of", "require_replaceable", "with_table"]
+
+_BESIDE_A_LEDGER = ("-wal", "-shm", "-journal")  # SQLite's, which may be empty
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A study, such as study.toml.")]
 Json = Annotated[
@@ -38,3 +42,26 @@ def guarantee_of(study: Study, *, sites: int | None = None) -> Guarantee:
         study, _ = with_table(study, None)
     feature_names(study)  # raises where they are not known, and says what to do
     return least_guarantee(study, sites)
+
+
+def require_replaceable(
+    path: Path, is_such: Callable[[Path], bool], what: str, *, force: bool
+) -> None:
+    """May a command write there? `force` replaces a file of the kind that it writes, and never another.
+
+    Arguments:
+        is_such: is the file of that kind? what: the kind, in words.
+    Raises:
+        UserError: it may not.
+    """
+    if path.name.endswith(_BESIDE_A_LEDGER):
+        raise UserError(f"{path} has the name of a part of a ledger", hint="choose another name")
+    if not path.exists():
+        return
+    if not force:
+        raise UserError(f"{path} exists", hint="choose another name, or replace it with --force")
+    if not path.is_file() or not is_such(path):
+        raise UserError(
+            f"{path} is not {what}, so --force does not replace it",
+            hint="choose another name",
+        )

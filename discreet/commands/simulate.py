@@ -19,6 +19,7 @@ from discreet.console import (
     say,
 )
 from privacy.errors import UserError
+from server.card import rounded_up
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.parsing import read_study
@@ -159,7 +160,9 @@ def run_and_show(study: Any, options: Any, *, as_json: bool) -> None:
 def _headline(guarantee: Guarantee) -> str:
     study, tolerance = guarantee.study, guarantee.tolerance
     privacy = (
-        "[bold red]no privacy[/]" if guarantee.epsilon is None else f"ε = {guarantee.epsilon:.3g}"
+        "[bold red]no privacy[/]"
+        if guarantee.epsilon is None
+        else f"ε = {rounded_up(guarantee.epsilon)}"
     )
     rounds, trust = study.training.rounds, study.privacy.trust
     return (
@@ -177,7 +180,7 @@ def _shown_round(
         guarantee, number = started[0], line["round"]
         costs = guarantee.epsilon_by_round
         cost = costs[number - 1] if costs and number else None
-        said = [] if cost is None else [f"ε {cost:.2f}"]
+        said = [] if cost is None else [f"ε {rounded_up(cost)}"]
         if line["loss"] is not None:
             losses.append(line["loss"])
             recent = list(losses)[-1:] if guarantee.epsilon is None else losses
@@ -196,9 +199,9 @@ def _show_result(summary: dict[str, Any], out: Path) -> None:
     }
     if summary["epsilon"] is not None:
         server = summary["epsilon_against_server"]
-        rows["ε"] = f"{summary['epsilon']:.4g} at δ = {summary['delta']:g}"
+        rows["ε"] = f"{rounded_up(summary['epsilon'])} at δ = {summary['delta']:g}"
         rows["ε against the server"] = (
-            "no bound: it sees each site's sum" if server is None else f"{server:.4g}"
+            "no bound: it sees each site's sum" if server is None else rounded_up(server)
         )
     else:
         rows["ε"] = "none: this run has no privacy"

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))
 FIGURES = {
     "study", "trust", "sites", "rounds", "sampling_rate", "noise_multiplier", "epsilon", "delta", "mu",
-    "epsilon_against_server", "noise_per_coordinate", "dimension", "accountants", "accountants_missing",
+    "epsilon_against_server", "epsilon_of_a_record", "lifetime_epsilon", "lifetime_delta", "noise_per_coordinate", "dimension", "accountants", "accountants_missing",
     "epsilon_by_round", "profile", "what_if",
 }  # fmt: skip
 
@@ -51,6 +51,43 @@ def test_people_see_a_table_a_plot_and_what_changes_cost(call, write_study):
     assert len(bars[-1].split()[-1]) == 30  # a column a round, the last one full
     assert bars[0].endswith("█")
     assert re.search(r"training\.rounds = 15 +[\d.]+ +[\d.]+ +[\d.]+", shown)
+
+
+def test_a_record_of_a_site_that_is_the_unit_has_a_bound_of_its_own(call, write_study):
+    study = write_study(
+        training={"algorithm": "dp-fedavg", "local_steps": 2, "local_learning_rate": 0.1}
+    )
+    values = json.loads(call("study", "forecast", study, "--json").stdout)
+    assert values["epsilon_of_a_record"] > 1.5 * values["epsilon"]
+    assert "ε of one record" in call("study", "forecast", study).stdout
+    study = write_study()
+    values = json.loads(call("study", "forecast", study, "--json").stdout)
+    assert values["epsilon_of_a_record"] == values["epsilon"]
+    assert "ε of one record" not in call("study", "forecast", study).stdout
+
+
+def test_what_a_study_takes_of_a_lifetime_is_more_than_its_epsilon(call, write_study):
+    study = write_study()
+    values = json.loads(call("study", "forecast", study, "--json").stdout)
+    assert values["epsilon"] < values["lifetime_epsilon"] < 1.5 * values["epsilon"]
+    assert values["lifetime_delta"] == values["delta"]
+    shown = call("study", "forecast", study).stdout
+    assert "ε of a site's lifetime" in shown
+    assert "No δ falls below the part of it that rounding takes" in shown
+
+
+def test_no_figure_that_people_see_is_below_its_value(call, write_study):
+    study = write_study()
+    values = json.loads(call("study", "forecast", study, "--json").stdout)
+    shown = call("study", "forecast", study).stdout
+    for name, epsilon in values["accountants"].items():
+        (said,) = re.findall(rf"ε by {name} +([\d.]+)", shown)
+        assert epsilon * (1 - 1e-6) <= float(said) < 1.01 * epsilon
+    pairs = [(float(e), float(d)) for e, d in re.findall(r"δ at ε = ([\d.]+) +([\d.e-]+)", shown)]
+    assert len(pairs) == len(values["profile"])
+    for (epsilon, delta), each in zip(pairs, values["profile"], strict=True):
+        assert epsilon >= each["epsilon"] * (1 - 1e-6)
+        assert delta >= each["delta"]
 
 
 def test_one_round_has_a_plot_of_one_column(call, write_study):

@@ -60,15 +60,27 @@ class TestInit:
         (place / "policy.toml").write_text("mine")
         assert "policy.toml exists" in error_of(call("policy", "init"))
         assert (place / "policy.toml").read_text() == "mine"
+
+    @pytest.mark.parametrize("text", [LOOSE, ""])
+    def test_forced_it_replaces_a_policy_or_an_empty_file(self, call, place, text):
+        (place / "policy.toml").write_text(text)
         assert call("policy", "init", "--force").exit_code == 0
         assert parse_policy((place / "policy.toml").read_text()) == Policy()
+
+    @pytest.mark.parametrize(
+        "content", [b"mine", b"SQLite format 3\0", b"-----BEGIN PRIVATE KEY-----"]
+    )
+    def test_forced_it_replaces_no_other_file(self, call, place, content):
+        (place / "site.key").write_bytes(content)
+        assert "is not a policy" in error_of(call("policy", "init", "site.key", "--force"))
+        assert (place / "site.key").read_bytes() == content
 
     def test_json_names_the_file(self, call):
         result = call("policy", "init", "ward.toml", "--json")
         assert json.loads(result.stdout) == {"file": "ward.toml"}
 
     def test_a_place_that_is_not_there_is_said(self, call):
-        assert "no/policy.toml" in error_of(call("policy", "init", "no/policy.toml"), code=1)
+        assert "no/policy.toml" in error_of(call("policy", "init", "no/policy.toml"))
 
 
 @pytest.mark.usefixtures("place")

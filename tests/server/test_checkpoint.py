@@ -1,6 +1,7 @@
 """A checkpoint is whole or not there, belongs to one run, and a resumed run is the run that was interrupted."""
 
 import dataclasses
+import errno
 
 import numpy as np
 import pytest
@@ -88,6 +89,34 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no power"):
         write_whole(path, b"new, and longer")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_called_as_an_unfinished_one_is_not_touched(tmp_path):
+    (tmp_path / "file.new").write_bytes(b"mine")
+    write_whole(tmp_path / "file", b"content")
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {
+        "file": b"content", "file.new": b"mine",
+    }  # fmt: skip
+
+
+def test_a_full_disk_names_the_file_that_was_asked_for_and_leaves_nothing(tmp_path, monkeypatch):
+    def fail(_file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_whole(tmp_path / "file", b"content")
+    assert error.value.filename == str(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_no_directory_is_refused_by_its_name(tmp_path):
+    with pytest.raises(
+        UserError, match=r"none/file cannot be written: there is no directory"
+    ) as error:
+        write_whole(tmp_path / "none" / "file", b"content")
+    assert error.value.hint == "make the directory first"
 
 
 def test_a_durable_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -108,7 +137,7 @@ def test_a_sum_that_was_being_written_is_asked_again(make_federation):
     federation = make_federation()
     with pytest.raises(InterruptedRunError):
         federation.run(on_round=after(2))
-    (federation.directory / "000002.sum.new").write_bytes(b"half of")
+    (federation.directory / "000002.sum.0123abcd.new").write_bytes(b"half of")
     assert len(list(Checkpoint(federation.directory, federation.declaration).kept())) == 2
     assert len(federation.run().sums) == 3
 

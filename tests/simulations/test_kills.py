@@ -76,6 +76,6 @@ def test_options_that_were_being_written_when_a_run_was_killed_are_not_in_the_wa
     """They are whole or not there, so that no resumed run has to read half of them."""
     study, partial = study_of(rounds=2), out.with_name("out.partial")
     partial.mkdir()
-    (partial / "options.json.new").write_text('{"da')
+    (partial / "options.json.0123abcd.new").write_text('{"da')
     simulate(study, Options(out=out, resume=True))
     assert not partial.exists()
