@@ -109,7 +109,7 @@ STUDIES = {
         {}, lambda t: t.replace('kind = "logistic"', 'kind = "cnn"'), "model.kind: expected a square",
     ),
     "noise that nothing can give": (
-        {}, lambda t: t.replace("noise_multiplier = 1.0", "epsilon = 1e-9"), "wide enough",
+        {}, lambda t: t.replace("noise_multiplier = 1.0", "epsilon = 1e-10"), "No noise multiplier between",
     ),
     "bounds the wrong way round": (
         {}, lambda t: t.replace("[0.0, 100.0]", "[100.0, 0.0]"), r'data.bounds."age"',
