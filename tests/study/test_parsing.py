@@ -122,6 +122,24 @@ def test_what_the_toml_reader_cannot_take_is_refused_in_words(value):
         parse_study(f"format = {value}")
 
 
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ("epsilon = 0x" + "f" * 5000, r"found a value too large to show \(int\)$"),
+        ("epsilon = [0x" + "f" * 5000 + "]", r"found a value too large to show \(tuple\)$"),
+        ('epsilon = "' + "a" * 100_000 + '"', r'found "a{199}\.\.\.$'),
+        ("a" * 100_000 + " = 1", r"privacy\.a{192}\.\.\.: expected one of"),
+        (r'epsilon = "a\nb\u001b[31m\u202e"', r'found "a\\nb\\x1b\[31m\\u202e"$'),
+        (r'"a\nb" = 1', r"privacy\.a\\nb: expected one of"),
+    ],
+)  # fmt: skip
+def test_a_message_stays_on_one_line_and_short_whatever_the_file_says(new, said):
+    """Messages end up in terminals and logs, and a declaration is written by somebody else."""
+    with pytest.raises(StudyError, match=said) as caught:
+        parse_study(STUDY.replace("epsilon = 3.0", new))
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_template_is_sound_and_its_text_says_the_same(name):
     assert parse_study(template_text(name)) == template_study(name)
