@@ -74,6 +74,7 @@ def test_a_study_is_read_with_every_default():
         ("default = [0.0, 1.0]", "default = [1.0, 0.0]", r"line 10: data.bounds.\"default\": expected two numbers"),
         ("default = [0.0, 1.0]", "default = 1", r"expected two numbers, the lower first"),
         ("default = [0.0, 1.0]", "default = [0.0, inf]", r"expected two numbers, the lower first"),
+        ("default = [0.0, 1.0]", f"default = [0, {2**53 + 1}]", r"expected two numbers, the lower first"),
         ("format = 1", "format = 2", r"line 1: format: expected format = 1, found 2"),
         ("format = 1", "", r"format: expected format = 1, found nothing"),
         ("[model]", "[modell]", r"line 12: modell: expected one of .*unknown name"),
