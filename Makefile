@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench docs clean help
+.PHONY: demo test lint bench soak docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -32,9 +32,14 @@ lint: $(VENV)/test  ## Style, types and the layers
 test: lint  ## Everything CI runs
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/test  ## Measure gradients and accuracy, and write the tables of docs/benchmarks/
+bench: $(VENV)/test  ## Measure gradients, noise, accuracy and accounting, and write the tables of docs/benchmarks/
 	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
+	$(BIN)/python benchmarks/noise.py --out docs/benchmarks/noise.md
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/accounting.py
+
+soak: $(VENV)/test  ## Kill sites and simulations, cut their power, and write docs/benchmarks/soak.md: ten minutes
+	$(BIN)/python benchmarks/soak.py --out docs/benchmarks/soak.md
 
 docs: $(VENV)/test  ## Check that the documents' commands and links are real
 	$(BIN)/python -m pytest tests/test_documents.py

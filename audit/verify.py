@@ -4,6 +4,10 @@ Checked, entry by entry: that it follows the one before (number and hash), that 
 follow (`study/ledger_state.py`: paid before answered, nothing twice, terms as approved, every budget kept), and that
 the noise multiplier which is charged is what the deviation, the scale and the sensitivity of its terms yield. Costs
 are computed anew; nothing that the ledger says of them is believed.
+
+What the terms say of the study (sampling rate, dimension, slack, number of sites) is that of the declaration whose
+hash the entry names: whoever has the declaration, from a release, can hold them against it. That the site asked
+nothing outside its ledger no ledger can show.
 """
 
 from __future__ import annotations

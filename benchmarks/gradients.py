@@ -57,19 +57,25 @@ def plain_step(settings, batch):
             deltas = through_activation(stage.activation, deltas, trace.output)
             under = None
             if below:
-                under = column_product(weight.reshape(stage.outputs, stage.inputs).T, deltas)
-            return sum_of_outer_products(deltas, trace.columns), deltas.sum(axis=1), under
-        batch = Batch(units=deltas.shape[1], rows=1)
+                under = column_product(
+                    weight.reshape(stage.outputs, stage.inputs).T, deltas, deltas.shape[1]
+                )
+            ((weight, bias),) = sum_of_outer_products(deltas, trace.columns, deltas.shape[1])
+            return weight, bias, under
+        batch = Batch(units=deltas.shape[1], rows=1, tile=deltas.shape[1])
         # Products of single images, then their sum: in NumPy no other way was found to be faster.
         formed, under = stage.backward(
             weight, trace, deltas, batch, augmented=None, with_inputs=below
         )
-        return *formed.weighted_sum(np.ones(batch.units, model.dtype)), under
+        ((weight, bias),) = formed.weighted_sums(np.ones(batch.units, model.dtype))
+        return weight, bias, under
 
     def portion(arrays, block, rows, scale):
         columns, traces = block.flat_inputs[rows].T, []
         for index, stage in enumerate(model.stages):
-            trace = stage.forward(arrays[2 * index], arrays[2 * index + 1], columns)
+            trace = stage.forward(
+                arrays[2 * index], arrays[2 * index + 1], columns, columns.shape[1]
+            )
             traces.append(trace)
             columns = trace.output
         _, deltas = row_losses(model.loss, columns, block.flat_targets[rows])
@@ -115,7 +121,7 @@ def private_step(settings, batch):
 
 
 def numpy_problem(settings, batch):
-    """Model, parameters and blocks of 256 units (the largest public block size)."""
+    """Model, parameters and blocks as in a study of at most `batch` units."""
     import numpy as np
 
     from gradients import make_blocks, make_model, tile_units
@@ -127,7 +133,11 @@ def numpy_problem(settings, batch):
     targets = generator.integers(0, classes, batch) if classes else inputs[:, 0].copy()
     size = min(batch, tile_units(batch, np.float32))
     vector = 0.05 * generator.standard_normal(model.size)
-    return model, model.unflatten(vector), make_blocks(inputs, targets, block_units=size)
+    return (
+        model,
+        model.unflatten(vector),
+        make_blocks(inputs, targets, block_units=model.block_units(size), tile_units=size),
+    )
 
 
 def torch_problem(settings, batch):

@@ -48,6 +48,8 @@ from study.scaling import clamp_and_scale, scale_labels
 
 __all__ = ["Entropy", "RefusedError", "Site", "scaled_units", "system_entropy", "units_of"]
 
+_MOST_PROBLEMS = 100
+
 
 class Entropy(Protocol):
     """Where a site's secret keys come from: 32 bytes for one purpose, different for different labels."""
@@ -88,8 +90,8 @@ class Site:
         allow_unsafe: take part in studies without privacy too; simulations alone may say so.
 
     Attributes:
-        problems: for the operator's own eyes: names of exceptions that data or the disk have caused, and why the policy
-            refused.
+        problems: for the operator's own eyes, the first hundred: names of exceptions that data or the disk have caused,
+            and why the policy refused.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Site:
             study=declaration.hash, name=study.name, data_set=data_set, trust=study.privacy.trust,
             sums=declared_sums(guarantee),
         )  # fmt: skip
-        self._ledger.approve(approval)
+        self._ledger.approve(approval, records.identities)
         self._approved[declaration.hash] = _Approved(guarantee, Contributor(guarantee, units))
 
     def close_study(self, study: str) -> None:
@@ -169,10 +171,12 @@ class Site:
             raise RefusedError(Refusal.NOT_APPROVED)
         with self._lock:
             try:
+                if not self._ledger.is_open(query.declaration.hash):
+                    raise RefusedError(Refusal.NOT_APPROVED)
                 asked = self._ledger.find(query.declaration.hash, query.index)
                 return self._anew(study, query, name) if asked is None else self._again(asked, name)
             except LedgerError as error:  # the disk failed, or another process was faster
-                self.problems.append(type(error).__name__)
+                self._note(error)
                 raise RefusedError(Refusal.UNAVAILABLE) from error
 
     def _require_permission(self, study: str) -> None:
@@ -188,7 +192,7 @@ class Site:
         except Exception as error:
             rules = error.rules if isinstance(error, PolicyError) else ()
             if str(error) not in self.problems:  # once, however often it is asked
-                self.problems.append(str(error))
+                self._note(error, str(error))
             raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
 
     def _again(self, asked: Asked, name: str) -> bytes:
@@ -217,7 +221,7 @@ class Site:
             Exception
         ) as error:  # not for the data's sake: the index is burnt, the server learns a fixed code
             self._ledger.burn(*key)
-            self.problems.append(type(error).__name__)
+            self._note(error)
             raise RefusedError(Refusal.UNAVAILABLE) from error
         self._ledger.store(*key, answer)
         return answer
@@ -227,7 +231,12 @@ class Site:
         try:
             self._ledger.refuse(study, refusal.name)
         except LedgerError as error:
-            self.problems.append(type(error).__name__)
+            self._note(error)
+
+    def _note(self, problem: Exception, text: str = "") -> None:
+        """For the operator; bounded, as whoever asks can provoke some."""
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(text or type(problem).__name__)
 
     def _require_unit(self, study: Study, data_set: str) -> None:
         """A lifetime budget is one of units: a study of records would spend a patient's once for each of his."""
@@ -267,7 +276,7 @@ class Site:
                 chosen &= np.cumsum(chosen) <= stage.capacity
             return study.contributor.clipped_sum(query.function, query.parameters, chosen)
         except Exception as error:  # noqa: BLE001  whatever it was, it must not show
-            self.problems.append(type(error).__name__)
+            self._note(error)
             return np.zeros(stage.dimension)
 
 

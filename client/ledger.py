@@ -25,16 +25,19 @@ answers of open studies, and keyed marks of units, neither of which are part of 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import sqlite3
 import stat
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from privacy.errors import LedgerError, ProtocolError, UserError
+from study.keyfiles import sync_directory
 from study.ledger_entries import (
     Answered,
     Approved,
@@ -57,10 +60,12 @@ __all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger"]
 KEPT_ANSWERS = 2
 """Answers of a study whose bytes are kept, the latest ones: a coordinator asks again only for the trip that is open."""
 
+_MARK_BYTES = 8  # of a unit's HMAC: among a million, two are alike once in 10^7 data sets
 _MOST_UNKNOWN_REFUSALS = 100
 _APPLICATION = 0x44534C47  # "DSLG", in the file's header
 _WAIT_SECONDS = 30.0
 _SCHEMA = f"""
+    BEGIN;
     PRAGMA application_id = {_APPLICATION};
     CREATE TABLE entries (sequence INTEGER PRIMARY KEY, content BLOB NOT NULL, signature BLOB NOT NULL);
     CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'entries stay as they are'); END;
@@ -77,20 +82,21 @@ Clock = Callable[[], float]
 def create_ledger(path: Path, key: SigningKey, site: str, *, clock: Clock = time.time) -> None:
     """Make a new ledger, whole or not at all; mode 0600. Raises UserError if there is one already."""
     path = path.resolve()
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    # A name of its own: two processes that made one ledger at once would write into each other's half of it.
+    handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".new", dir=path.parent)
+    os.close(handle)
     first = LedgerState().next_entry(Opened(site=site, key=key.public.hex()), time=int(clock()))
-    with closing(sqlite3.connect(new, isolation_level=None)) as database:
-        database.executescript(_SCHEMA)
-        _insert(database, first, key)
     try:
-        os.link(new, path)
+        with _explained(path), closing(sqlite3.connect(name, isolation_level=None)) as database:
+            database.executescript(_SCHEMA)
+            _insert(database, first, key)
+            database.execute("COMMIT")
+        os.link(name, path)
     except FileExistsError:
         raise UserError(f"{path} exists", hint="a ledger is never written over") from None
     finally:
-        new.unlink()
-    _sync_directory(path.parent)
+        Path(name).unlink()
+    sync_directory(path.parent)
 
 
 class Ledger:
@@ -114,12 +120,15 @@ class Ledger:
         self._lock, self._process = threading.RLock(), os.getpid()
         self._kept: LedgerState | None = None
         self._database = _connect(path, "rw")
-        with _explained(path):
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-        if (opened := self.state.opened) is None or opened.key != key.public.hex():
+        try:
+            with _explained(path):
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            if (opened := self.state.opened) is None or opened.key != key.public.hex():
+                raise LedgerError(f"{path}: expected the ledger of this key, found another site's")
+        except BaseException:
             self.close()
-            raise LedgerError(f"{path}: expected the ledger of this key, found another site's")
+            raise
 
     @property
     def state(self) -> LedgerState:
@@ -135,7 +144,7 @@ class Ledger:
         opening: Namespace | None = None,
         distinct: bool = False,
     ) -> None:
-        """A data set, and its units' marks, 8 bytes each; marks that it had before stay.
+        """A data set, and the marks of its units' identities; marks that it had before stay.
 
         Arguments:
             opening: of its namespace, with the lifetime budget, if it is not there yet. Without a cap nothing is
@@ -149,22 +158,32 @@ class Ledger:
                 self._write(state, opening)
             self._write(state, data_set)
             self._database.executemany(
-                "INSERT OR IGNORE INTO units VALUES (?, ?)", ((each, data_set.data_set) for each in units)
+                "INSERT OR IGNORE INTO units VALUES (?, ?)", ((each, data_set.data_set) for each in self._marks(units))
             )  # fmt: skip
             if not distinct:
                 self._require_unlinked(state, data_set)
 
-    def approve(self, approval: Approved) -> None:
+    def approve(self, approval: Approved, units: Collection[bytes]) -> None:
         """Take part in a study and reserve its whole cost. Nothing to do if exactly this is approved already.
 
+        Arguments:
+            units: identities of the units that it will be answered with. Those that a column names must have been
+                registered, all of them. A record is known by its whole row, of which a study sees a part: of records
+                there may be no more than were registered.
         Raises:
             BudgetError: it does not fit; the message says what remains.
-            LedgerError: the study was approved otherwise, or is closed.
+            LedgerError: the study was approved otherwise, or is closed, or units of it were never registered.
         """
         with self._transaction() as state:
+            self._require_registered(state, approval.data_set, set(self._marks(units)))
             account = state.studies.get(approval.study)
             if account is None or account.closed or account.approval != approval:
                 self._write(state, approval)
+
+    def is_open(self, study: str) -> bool:
+        """Was the study approved, and not closed since, by whichever process?"""
+        account = self.state.studies.get(study)
+        return account is not None and not account.closed
 
     def find(self, study: str, index: int) -> Asked | None:
         """What became of a query of an approved study; None if it was never charged."""
@@ -234,7 +253,8 @@ class Ledger:
 
     def burn(self, study: str, index: int) -> None:
         """A charged query that will never be answered."""
-        self._append(Burnt(study=study, index=index))
+        with self._transaction() as state:
+            self._write(state, Burnt(study=study, index=index))
 
     def burn_pending(self) -> int:
         """Burn every charge that has no answer, and say how many: what a site does when it starts.
@@ -261,20 +281,16 @@ class Ledger:
 
     def refuse(self, study: str, reason: str) -> None:
         """Log a refusal, once for each study and reason; of studies that this site does not know, a hundred."""
-        state = self.state
-        unknown = sum(known not in state.studies for known, _ in state.refusals)
-        if (study, reason) in state.refusals:
-            return
-        if study in state.studies or unknown < _MOST_UNKNOWN_REFUSALS:
-            self._append(Refused(study=study, reason=reason))
+        with self._transaction() as state:
+            if (study, reason) in state.refusals:
+                return
+            unknown = sum(each not in state.studies for each, _ in state.refusals)
+            if study in state.studies or unknown < _MOST_UNKNOWN_REFUSALS:
+                self._write(state, Refused(study=study, reason=reason))
 
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
-
-    def _append(self, body: Body) -> None:
-        with self._transaction() as state:
-            self._write(state, body)
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[LedgerState]:
@@ -284,20 +300,25 @@ class Ledger:
         with self._lock, _explained(self._path):
             self._database.execute(f"BEGIN {kind}")
             try:
-                yield self._caught_up()
+                state = self._caught_up()
+                yield state
                 self._database.execute("COMMIT")
+                self._kept = state
             except BaseException:
-                self._kept = None  # it may be ahead of the disk: read it again
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
 
     def _caught_up(self) -> LedgerState:
         """Fold in what this process has not read yet; the last signature covers the whole chain before it."""
-        state = self._kept or LedgerState()
+        state, self._kept = self._kept or LedgerState(), None
         last = None
         for last in _rows(self._database, state.entries):
-            state.apply(Entry.from_bytes(last.content))
+            number = state.entries
+            try:
+                state.apply(Entry.from_bytes(last.content))
+            except (LedgerError, ProtocolError) as error:
+                raise LedgerError(f"{self._path}: entry {number}: {error.message}") from error
         if last is not None:
             last.verify(self._key.public)
         self._kept = state
@@ -305,8 +326,31 @@ class Ledger:
 
     def _write(self, state: LedgerState, body: Body) -> None:
         entry = state.next_entry(body, time=max(state.time, int(self._clock())))
-        state.apply(entry)
+        # From here on the state is ahead of the disk: until that is committed, or read again, it is not to be kept.
+        kept, self._kept = self._kept, None
+        try:
+            state.apply(entry)
+        except LedgerError:
+            self._kept = kept  # an entry that may not come next has changed nothing
+            raise
         _insert(self._database, entry, self._key)
+
+    def _marks(self, identities: Iterable[bytes]) -> Iterator[bytes]:
+        """HMACs of identities, cut to eight bytes, under a secret of this site."""
+        secret = self._key.secret("units")
+        return (hmac.digest(secret, each, "sha256")[:_MARK_BYTES] for each in identities)
+
+    def _require_registered(self, state: LedgerState, name: str, marks: set[bytes]) -> None:
+        """Everybody who is asked about has a budget, and it is this one."""
+        rows = self._database.execute("SELECT mark FROM units WHERE data_set = ?", (name,))
+        known = {bytes(mark) for (mark,) in rows}
+        by_column = name in state.data_sets and state.data_sets[name].unit is not None
+        strangers = len(marks - known) if by_column else max(0, len(marks) - len(known))
+        if strangers:
+            raise LedgerError(
+                f'Expected units that were registered as "{name}", found {strangers} more',
+                hint="register the data set anew, under the same name: its budget stays what it is",
+            )
 
     def _require_unlinked(self, state: LedgerState, data_set: DataSet) -> None:
         """No unit of a data set may have a budget in two namespaces."""
@@ -381,11 +425,3 @@ def _require_private(path: Path) -> None:
         )
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UserError(f"{path} can be read by others", hint=f"chmod 600 {path}")
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -182,8 +182,9 @@ class Ceilings:
     """What must not be more."""
 
     epsilon: float = setting(
-        "Privacy cost of one whole study, of the released model. Below 1 is strong, above 10 is hardly a promise;\n"
-        "8 lets a first study learn something. What all studies together may cost is the ledger's to say.",
+        "Privacy cost of one whole study, of the released model, for one record or unit more or less (also where the\n"
+        "study itself protects whole sites). Below 1 is strong, above 10 is hardly a promise; 8 lets a first study\n"
+        "learn something. What all studies together may cost is the ledger's to say.",
         default=8.0,
         above=0,
         at_most=1000,
@@ -332,10 +333,10 @@ def _floors(floors: Floors, guarantee: Guarantee) -> list[Finding | None]:
 def _ceilings(ceilings: Ceilings, guarantee: Guarantee) -> list[Finding | None]:
     against, by_server = ceilings.epsilon_against_server, guarantee.study.privacy.trust == "server"
     return [
-        _at_most(Rule.EPSILON, guarantee.epsilon, ceilings.epsilon),
+        _at_most(Rule.EPSILON, guarantee.epsilon_of_a_record(), ceilings.epsilon),
         _at_most(Rule.DELTA, guarantee.delta, ceilings.delta),
         None if by_server
-        else _at_most(Rule.EPSILON_AGAINST_SERVER, guarantee.epsilon_against_server, against),
+        else _at_most(Rule.EPSILON_AGAINST_SERVER, guarantee.epsilon_of_a_record(against_server=True), against),
         _at_most(Rule.ROUNDS, sum(each.count for each in guarantee.stages), ceilings.rounds),
         _at_most(Rule.DIMENSION, max(each.dimension for each in guarantee.stages), ceilings.dimension),
     ]  # fmt: skip

@@ -2,30 +2,29 @@
 
 Every unit has a mark of eight bytes, an HMAC of its identity under a secret of the site, kept beside the ledger. A
 unit that has a budget in one namespace is refused in another, whatever the file is called: a person's budget is spent
-once. Marks never leave the site, and tell nothing to whoever lacks its key.
+once. Rows are marked too, so that a copy is known whichever column is said to name its units. Marks never leave the
+site, and tell nothing to whoever lacks its key.
+
+This keeps an operator from a mistake, not from fraud: a row of which one cell is written otherwise is another row.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable, Sequence
 
 from client.ledger import Ledger
 from client.tables import Table, units_of_column
 from privacy.filters import LifetimeCap
 from study.ledger_entries import DataSet, Namespace
-from study.signing import SigningKey
 from study.split import unit_identity
 
 __all__ = ["identities_of", "register"]
 
-_MARK_BYTES = 8
 _ROW = b"discreet row\0"
 
 
 def register(
     ledger: Ledger,
-    key: SigningKey,
     *,
     data_set: str,
     namespace: str,
@@ -39,21 +38,15 @@ def register(
     Arguments:
         namespace: whose budget its units share; opened with `cap` if it is not there yet.
         unit: the column that names its units; None: every record is one.
-        identities: of its units.
+        identities: of its units, and of its rows where a column names the units.
         distinct: they are other units than those of other namespaces, although some look the same.
     Raises:
         LedgerError: units of it have a budget in another namespace, or its namespace or unit changed.
     """
-    secret = key.secret("units")
-    marks = sorted({hmac.digest(secret, each, "sha256") for each in identities})
-    body = DataSet(
-        data_set=data_set, namespace=namespace, unit=unit, mark=hmac.digest(secret, b"".join(marks), "sha256").hex()
-    )  # fmt: skip
     known = namespace in ledger.state.namespaces
     opening = None if known else Namespace(namespace=namespace, cap=cap)
-    ledger.register(
-        body, (each[:_MARK_BYTES] for each in marks), opening=opening, distinct=distinct
-    )  # fmt: skip
+    body = DataSet(data_set=data_set, namespace=namespace, unit=unit)
+    ledger.register(body, identities, opening=opening, distinct=distinct)
 
 
 def identities_of(table: Table, unit: str | None) -> list[bytes]:

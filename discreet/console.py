@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import typer
@@ -25,6 +26,7 @@ __all__ = [
     "WRONG_USE",
     "errors_explained",
     "people",
+    "print_bars",
     "print_json",
     "print_table",
     "progress_of_rounds",
@@ -52,15 +54,32 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_table(title: str, rows: Mapping[str, str], *, to: Console = people) -> None:
-    """Names and values."""
-    table = Table(
-        title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False
-    )
+    """Names and values, under a title that may be longer than both."""
+    to.print(f"[italic]{escape(title)}[/]", soft_wrap=True)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
     to.print(table)
+
+
+def print_bars(
+    title: str, values: Sequence[float], *, to: Console = people, width: int = 60, height: int = 8
+) -> None:
+    """A plot of non-negative values from the left to the right, each column the largest of those that it stands for."""
+    columns = min(width, len(values))
+    edges = [len(values) * each // columns for each in range(columns + 1)]
+    tops = [max(values[low:high]) for low, high in pairwise(edges)]
+    most = max(tops) or 1.0
+    eighths = [round(8 * height * each / most) for each in tops]
+    to.print(title, markup=False, soft_wrap=True)
+    for row in reversed(range(height)):
+        label = f"{most:.3g}" if row == height - 1 else "0" if row == 0 else ""
+        line = "".join(" ▁▂▃▄▅▆▇█"[min(8, max(0, each - 8 * row))] for each in eighths)
+        to.print(f"{label:>8} {line}".rstrip(), markup=False, soft_wrap=True)
+    last = f"{len(values):,}" if columns > 1 else ""
+    to.print(f"{1:>10}{last:>{columns - 1}}", markup=False, soft_wrap=True)
 
 
 @contextmanager

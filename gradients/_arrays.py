@@ -40,13 +40,31 @@ def largest_square(dtype: npt.DTypeLike) -> float:
 LARGEST_SQUARES: Final = {"f": float(np.finfo(np.float32).max), "d": 2.0**256}
 
 
+LINE: Final = 64  # bytes
+
+
 def as_reals(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Reals:
     """Return the values in a dtype, silently: as they are if they have it, else converted."""
+    if isinstance(values, np.ndarray) and values.dtype == dtype:
+        return values
     array, real = np.asarray(values), real_type(dtype)
     if array.dtype == real:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         return cast("Reals", array.astype(real))
+
+
+def aligned_copy(array: Reals) -> Reals:
+    """Return a C-contiguous copy that starts at a multiple of 64 bytes, the line of a cache.
+
+    OpenBLAS multiplies small matrices up to 1.5 times as fast when no vector lies in two lines.
+    """
+    itemsize = array.itemsize
+    room = np.empty(array.size + LINE // itemsize, array.dtype)
+    start = -room.__array_interface__["data"][0] % LINE // itemsize
+    copy: Reals = room[start : start + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def surely_finite(array: Reals) -> bool:

@@ -1,7 +1,7 @@
 """Matrix products whose columns do not know where they stand.
 
-**Guarantees.** Column j of `column_product(weight, columns)` has the same bits wherever it stands
-and whatever the other columns hold.
+**Guarantees.** Column j of `column_product(weight, columns, tile)` has the same bits wherever it
+stands, whatever the other columns hold, and however many tiles of columns there are.
 
 Discussion. A zero-padded batch of a fixed shape is *not* enough for that. BLAS picks another
 micro-kernel for the edges of a matrix, and even for its interior: OpenBLAS 0.3.31 gives one row of
@@ -15,10 +15,15 @@ hold:
 * Haswell, float32: tiles of 16 units are safe, wider ones are not.
 * SandyBridge, float32: matrix times vector is not safe at all (one output).
 
-So the width of a tile is not assumed but *measured*, once for each shape: equal columns must give
-equal columns. Whatever fails that down to 16 columns is computed without BLAS.
+So the width of a product is not assumed but *measured*, once for each shape: equal columns must
+give equal columns. Whatever fails that down to 16 columns is computed without BLAS.
+
+A pass may be wider than a tile, and how many tiles it has may depend on how many units a site has.
+So a wide product must give the bits of a tile alone; that is measured likewise, and what fails it is
+computed tile by tile.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -36,40 +41,69 @@ def padded_units(units: int) -> int:
     return max(1, -(-units // LANE)) * LANE
 
 
-def column_product(weight: Reals, columns: Reals) -> Reals:
+def column_product(weight: Reals, columns: Reals, tile: int) -> Reals:
     """`weight @ columns`, with columns that are computed independently of their position.
 
-    Arguments: weight (outputs, inputs) and columns (inputs, n), of one dtype and any strides; n a
-    multiple of 16. Returns (outputs, n), C-contiguous.
+    Arguments: weight (outputs, inputs) and columns (inputs, n), of one dtype and any strides; tile,
+    a multiple of 16 that divides n: whatever n is, a column has the bits that it has in a product
+    of `tile` columns. Returns (outputs, n), C-contiguous.
     """
     outputs, inputs = weight.shape
-    count = columns.shape[1]
-    width = safe_width(inputs, outputs, count, weight.dtype.char)
-    result = np.empty((outputs, count), weight.dtype)
-    if width == count:
+    count, dtype = columns.shape[1], weight.dtype.char
+    if count == tile:
+        return _product(weight, columns, safe_width(inputs, outputs, tile, dtype))
+    width = wide_width(inputs, outputs, tile, count, dtype)
+    if width:
+        return _product(weight, columns, width)
+    # BLAS must see the very shape and strides of a tile that is alone.
+    tiles = [columns[:, at : at + tile].copy(order="K") for at in range(0, count, tile)]
+    return np.concatenate([column_product(weight, part, tile) for part in tiles], axis=1)
+
+
+def _product(weight: Reals, columns: Reals, width: int) -> Reals:
+    """`weight @ columns`, `width` columns at a time; without BLAS if `width` is 0."""
+    result = np.empty((len(weight), columns.shape[1]), weight.dtype)
+    if width == columns.shape[1]:
         return np.matmul(weight, columns, out=result)
     if width == 0:
         return _without_blas(weight, columns, result)
-    for start in range(0, count, width):
-        part = slice(start, start + width)
-        # Through a tile of its own: BLAS must see the very shape and strides that were measured.
-        result[:, part] = weight @ columns[:, part]
+    np.matmul(weight, _portions(columns, width), out=_portions(result, width))
     return result
 
 
-@lru_cache(maxsize=4096)
-def safe_width(inputs: int, outputs: int, count: int, dtype: str) -> int:
-    """Return the widest tile that divides `count` and treats its columns alike; 0 if there is none.
+def _portions(columns: Reals, width: int) -> Reals:
+    """View columns (features, n) as (n / width, features, width)."""
+    return columns.reshape(len(columns), -1, width).transpose(1, 0, 2)
 
-    A fact of the machine (processor, BLAS, number of its threads), not of the data: hence the
-    cache.
+
+@lru_cache(maxsize=4096)
+def safe_width(inputs: int, outputs: int, tile: int, dtype: str) -> int:
+    """Return how many columns of a tile to multiply at a time: the most that are treated alike.
+
+    0 if there is no such number. A fact of the machine (processor, BLAS, number of its threads),
+    not of the data: hence the cache.
     """
-    width = quick_width(inputs * outputs, count)
+    width = quick_width(inputs * outputs, tile)
     while width >= LANE and width % LANE == 0:
-        if _columns_alike(inputs, outputs, width, dtype):
+        if _columns_alike(inputs, outputs, width, tile, dtype):
             return width
         width //= 2
-    return LANE if _columns_alike(inputs, outputs, LANE, dtype) else 0
+    return LANE if _columns_alike(inputs, outputs, LANE, tile, dtype) else 0
+
+
+@lru_cache(maxsize=4096)
+def wide_width(inputs: int, outputs: int, tile: int, count: int, dtype: str) -> int:
+    """Return how many of `count` columns to multiply at a time, so that they have the bits of a tile alone.
+
+    0 if there is no such number.
+    """
+    narrow = safe_width(inputs, outputs, tile, dtype)
+    # One wide product spares copying a large matrix for every tile.
+    large = narrow == tile and inputs * outputs * tile > QUICK_PRODUCTS
+    for width in (count, narrow) if large else (narrow,):
+        if width and _columns_alike(inputs, outputs, width, count, dtype, tile=tile):
+            return width
+    return 0
 
 
 def quick_width(area: int, count: int) -> int:
@@ -84,27 +118,63 @@ def quick_width(area: int, count: int) -> int:
     return width if area * width <= QUICK_PRODUCTS else count
 
 
-def sum_of_outer_products(left: Reals, right: Reals) -> Reals:
-    """`left @ right.T`: left (outputs, n), right (inputs, n); returns (outputs, inputs).
+def sum_of_outer_products(
+    left: Reals, right: Reals, roundings: int
+) -> Iterator[tuple[Reals, Reals]]:
+    """Yield parts of `left @ right.T` and of the sums of left's rows: left (outputs, n), right (inputs, n).
 
-    In portions, which lowers the error of summation: the bound for n terms in any order holds.
+    The parts are to be added in float64. Within one, no term is rounded more than `roundings`
+    times, whatever order BLAS adds in.
     """
     count = left.shape[1]
-    if len(left) <= FEW_OUTPUTS and right.flags.c_contiguous:
+    width = summed_width(left.shape[0] * right.shape[0], count, roundings)
+    if width == 0:
+        for at in range(0, count, roundings):
+            part = slice(at, at + roundings)
+            yield from sum_of_outer_products(left[:, part], right[:, part], roundings)
+    elif width < count and count % width == 0 and len(left) * len(right) * width <= QUICK_PRODUCTS:
+        products = _portions(left, width) @ _portions(right, width).transpose(0, 2, 1)
+        sums = (left.reshape(-1, width) @ np.ones(width, left.dtype)).reshape(len(left), -1)
+        yield np.add.reduce(products, axis=0), np.add.reduce(sums, axis=1)
+    else:
+        product, sum_of_rows = _outer(left[:, :width], right[:, :width])
+        for at in range(width, count, width):
+            more = _outer(left[:, at : at + width], right[:, at : at + width])
+            product += more[0]
+            sum_of_rows += more[1]
+        yield product, sum_of_rows
+
+
+@lru_cache(maxsize=4096)
+def summed_width(area: int, count: int, roundings: int) -> int:
+    """Return how many of `count` terms to add in one product of `area` numbers; 0: too many for one sum.
+
+    A term goes through at most as many roundings as there are columns in its portion (its own and
+    those of the additions), and then through one for every other portion. So n columns, if not too
+    many, need only one portion more than n / `roundings`, and no addition in float64, which takes
+    four times as long.
+    """
+    width = quick_width(area, count)
+    if width == count > roundings:
+        width = -(-count // (count // roundings + 1))
+    return width if width + -(-count // width) - 1 <= roundings else 0
+
+
+def _outer(left: Reals, right: Reals) -> tuple[Reals, Reals]:
+    """`left @ right.T` and the sums of left's rows, by one product."""
+    sums = left @ np.ones(left.shape[1], left.dtype)
+    if len(left) <= FEW_OUTPUTS and right.strides[1] == right.itemsize:
         # Transposing the small factor and the result costs less than BLAS takes for the large one.
-        return np.ascontiguousarray((right @ np.ascontiguousarray(left.T)).T)
-    width = quick_width(left.shape[0] * right.shape[0], count)
-    total: Reals = left[:, :width] @ right[:, :width].T
-    if width < count:
-        product = np.empty_like(total)
-        for start in range(width, count, width):
-            part = slice(start, start + width)
-            total += np.matmul(left[:, part], right[:, part].T, out=product)
-    return total
+        return np.ascontiguousarray((right @ np.ascontiguousarray(left.T)).T), sums
+    return left @ right.T, sums
 
 
-def _columns_alike(inputs: int, outputs: int, width: int, dtype: str) -> bool:
-    """Whether equal columns give equal columns, for both layouts of the operand.
+def _columns_alike(
+    inputs: int, outputs: int, width: int, count: int, dtype: str, *, tile: int = 0
+) -> bool:
+    """Whether equal columns give equal columns, for both layouts of both operands.
+
+    With `tile`: equal to those of a product of that many columns, too.
 
     Numbers without a pattern make two orders of summation differ in nearly every entry, so that a
     difference of code paths does not stay hidden. (Quasi-random: no generator, no seed.)
@@ -112,12 +182,17 @@ def _columns_alike(inputs: int, outputs: int, width: int, dtype: str) -> bool:
     golden = 0.6180339887498949
     weight = (np.arange(1, outputs * inputs + 1) * golden % 1.0 - 0.5).astype(dtype)
     column = (np.arange(1, inputs + 1) * np.sqrt(2.0) % 1.0 - 0.5).astype(dtype)
-    rows = np.repeat(column[None, :], width, axis=0)
     weight = weight.reshape(outputs, inputs)
-    for operand in (rows.T, np.ascontiguousarray(rows.T)):
-        for matrix in (weight, np.asfortranarray(weight)):
-            product = np.matmul(matrix, operand, out=np.empty((outputs, width), dtype))
-            if not (product == product[:, :1]).all():
+    rows = np.repeat(column[None, :], count, axis=0)
+    for matrix in (weight, np.asfortranarray(weight)):
+        for transposed in (True, False):
+            operand = rows.T if transposed else np.ascontiguousarray(rows.T)
+            product = _product(matrix, operand, width)
+            expected = product[:, :1]
+            if tile:
+                alone = rows[:tile].T if transposed else np.ascontiguousarray(rows[:tile].T)
+                expected = column_product(matrix, alone, tile)[:, :1]
+            if not (product == expected).all():
                 return False
     return True
 

@@ -4,6 +4,7 @@ Activations travel as (features, columns): one column per row of data. Their str
 convolution hands on a transposed view of its (columns, features) array.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -11,10 +12,15 @@ from gradients._arrays import Doubles, Flags, Reals
 
 
 class Batch(NamedTuple):
-    """Shape of the columns of one pass: `units` units of `rows` rows, column u * rows + r."""
+    """Shape of the columns of one pass: `units` units of `rows` rows, column u * rows + r.
+
+    tile: units, a divisor of `units`: what belongs to a unit has the bits that it has in a pass of
+    so many.
+    """
 
     units: int
     rows: int
+    tile: int
 
 
 @dataclass(kw_only=True)
@@ -39,10 +45,11 @@ class StageGradient(Protocol):
     def drop(self, usable: Flags) -> None:
         """Zero everything that belongs to units which are not usable (units,)."""
 
-    def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
-        """Sum over units of weights[unit] * gradient: (weight, bias), in the dtype of the model.
+    def weighted_sums(self, weights: Reals) -> Iterable[tuple[Reals, Reals]]:
+        """Sums of weights[unit] * gradient over disjoint sets of units: (weight, bias).
 
-        weights: (units,), in the dtype of the model.
+        In each of them no product is rounded more often than a tile has units (`gradients.bounds`);
+        over all units they are to be added in float64. weights: (units,), in the dtype of the model.
         """
 
 
@@ -69,8 +76,8 @@ class Stage(Protocol):
     def spread(self) -> float:
         """Standard deviation of the first weights."""
 
-    def forward(self, weight: Reals, bias: Reals, columns: Reals) -> Trace:
-        """Output for columns (inputs, n)."""
+    def forward(self, weight: Reals, bias: Reals, columns: Reals, tile: int) -> Trace:
+        """Output for columns (inputs, n); tile: as in `column_product`."""
 
     def backward(
         self,

@@ -1,11 +1,15 @@
-"""Blocks: the data of a site in zero-padded tiles of one public shape.
+"""Blocks: the data of a site in zero-padded tiles of one public shape, several of them at once.
 
 The work done for a block depends on its shape alone, never on how many of its slots are filled.
+Tiles are what the guarantees speak of: a unit's numbers are, bit for bit, those that it has in a
+tile alone, and no sum in the dtype of the model rounds a term more often than a tile has units.
+That a block has several tiles saves time, nothing else.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -16,12 +20,14 @@ from gradients._arrays import (
     Flags,
     Integers,
     Reals,
+    aligned_copy,
     as_reals,
     every,
     largest_square,
     real_type,
 )
-from gradients._products import padded_units
+from gradients._products import LANE, padded_units
+from gradients._stages import Batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,17 +38,20 @@ class Block:
         inputs: (U, R, features), float32 or float64; converted to float64 if neither.
         targets: (U, R), class indices (integers) or numbers (floats).
         rows: (U, R), bool: which rows are real. Slots of rows that are not are ignored.
+        tile: units of a tile (B_t of `gradients.bounds`). It divides U, and is a multiple of 16
+            unless it is U; 0, the default, stands for U.
 
     Derived from the data once, when the block is made (the class copies what it is given):
         usable: (U,), bool: false for a unit with a number that is not finite or whose square
             overflows. Its rows are zero here, so that no product ever meets them (0 * NaN is NaN).
 
-    Raises ValueError if shapes do not fit or `rows` is not boolean.
+    Raises ValueError if shapes or `tile` do not fit or `rows` is not boolean.
     """
 
     inputs: Reals
     targets: Reals | Integers
     rows: Flags
+    tile: int = 0
     usable: Flags = field(init=False)
     flat_inputs: Reals = field(init=False, repr=False)
     flat_targets: Reals | Integers = field(init=False, repr=False)
@@ -55,17 +64,26 @@ class Block:
         inputs, targets = _as_inputs(self.inputs), _as_targets(self.targets)
         rows = np.array(self.rows)
         _require_shapes(inputs, targets, rows)
+        object.__setattr__(self, "tile", self.tile or len(inputs))
+        _require_tile(self.tile, len(inputs))
         _freeze(self, _prepared(inputs, targets, rows))
 
-    @property
+    @cached_property
     def units(self) -> int:
         """Number of slots for units, U."""
         return int(self.inputs.shape[0])
 
-    @property
+    @cached_property
     def rows_per_unit(self) -> int:
         """Number of slots for rows of one unit, R."""
         return int(self.inputs.shape[1])
+
+    @cached_property
+    def batch(self) -> Batch:
+        """Shape of one pass over the whole block, padded to a multiple of 16 units."""
+        return Batch(
+            units=len(self.flat_usable), rows=self.rows_per_unit, tile=padded_units(self.tile)
+        )
 
     @cached_property
     def largest_class(self) -> float:
@@ -78,7 +96,7 @@ class Block:
         """Whether no unit is unusable."""
         return bool(self.usable.all())
 
-    @property
+    @cached_property
     def features(self) -> int:
         """Number of features of a row."""
         return int(self.inputs.shape[2])
@@ -111,7 +129,7 @@ def _prepared(
     weights = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
     flat_inputs = inputs
     if padding[0][1]:
-        flat_inputs = np.pad(inputs, (*padding, (0, 0)))
+        flat_inputs = aligned_copy(np.pad(inputs, (*padding, (0, 0))))
     return {
         "inputs": inputs,
         "targets": targets,
@@ -140,7 +158,7 @@ def _squared_norms(inputs: Reals) -> Doubles:
 def _as_inputs(values: npt.ArrayLike) -> Reals:
     array = np.asarray(values)
     kept = array.dtype if array.dtype in (np.float32, np.float64) else np.dtype(np.float64)
-    return as_reals(array.copy(order="C"), kept)
+    return aligned_copy(as_reals(array, kept))
 
 
 def _as_targets(values: npt.ArrayLike) -> Reals | Integers:
@@ -161,62 +179,79 @@ def _require_shapes(inputs: Reals, targets: Reals | Integers, rows: Flags) -> No
         )
 
 
+def _require_tile(tile: int, units: int) -> None:
+    if tile < 1 or units % tile or (tile < units and tile % LANE):
+        raise ValueError(
+            f"Expected tile={tile} == {units} units, or a multiple of {LANE} that divides them"
+        )
+
+
 def make_blocks(
     inputs: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
     units: npt.ArrayLike | None = None,
     block_units: int,
+    tile_units: int | None = None,
     rows_per_unit: int = 1,
     dtype: npt.DTypeLike = np.float32,
-    minimum_blocks: int = 0,
+    minimum_units: int = 0,
 ) -> list[Block]:
-    """Put rows into blocks of one shape: `block_units` units of `rows_per_unit` rows.
+    """Put rows into blocks of whole tiles: `block_units` units of `rows_per_unit` rows, but for the last.
+
+    The last block has no more tiles than it needs, so that few units do not pay for a large block.
 
     Arguments:
         inputs: (rows, features), numbers. What overflows in `dtype` makes its unit unusable.
         targets: (rows,), class indices (integers) or numbers (floats, converted to `dtype`).
         units: (rows,), integers: the unit that a row belongs to; without it every row is a unit.
             Units keep the order of their first rows.
-        block_units: units of a block; see `tile_units`.
+        block_units: most units of a block, a multiple of `tile_units`; see `Model.block_units`.
+        tile_units: units of a tile, see the function `tile_units`; by default the whole block.
         rows_per_unit: rows of a unit beyond this number are dropped, the first ones are kept.
         dtype: float32 or float64, that of the model.
-        minimum_blocks: empty blocks are added up to this number, so that the work of a round does
-            not tell how many units were drawn.
+        minimum_units: empty tiles are added until there are so many slots, so that the work of a
+            round does not tell how many units were drawn.
 
-    Returns the blocks, in order; none for zero rows and `minimum_blocks=0`.
+    Returns the blocks, in order; none for zero rows and `minimum_units=0`.
     Raises ValueError if shapes do not fit or a count is not positive.
     """
     real = real_type(dtype)
     features, wanted = as_reals(inputs, real), _as_targets(targets)
     wanted = wanted if wanted.dtype == np.int64 else as_reals(wanted, real)
-    _require_rows(features, wanted, block_units, rows_per_unit, minimum_blocks)
+    tile = block_units if tile_units is None else tile_units
+    _require_rows(features, wanted)
+    _require_counts(block_units, tile, rows_per_unit, minimum_units)
     slots = _slots(len(wanted), units, rows_per_unit)
-    count = max(minimum_blocks, -(-_unit_count(slots) // block_units))
-    shape = (block_units, rows_per_unit)
-    return list(_filled_blocks(features, wanted, slots, shape, count))
+    count = -(-max(minimum_units, _unit_count(slots)) // tile) * tile
+    edges = [*range(0, count, block_units), count]
+    return list(_filled_blocks(features, wanted, slots, edges, (tile, rows_per_unit)))
 
 
 def _filled_blocks(
     inputs: Reals,
     targets: Reals | Integers,
     slots: tuple[Integers, Integers, Integers],
+    edges: list[int],
     shape: tuple[int, int],
-    count: int,
 ) -> Iterator[Block]:
-    """Yield the blocks; `slots` are (source row, unit, row within the unit), by unit."""
+    """Yield the blocks between units edges[i] and edges[i + 1].
+
+    `slots` are (source row, unit, row within the unit), by unit; `shape` is that of a tile.
+    """
     source, unit, position = slots
-    edges = np.searchsorted(unit, np.arange(count + 1) * shape[0])
-    for index in range(count):
-        part = slice(edges[index], edges[index + 1])
-        place = (unit[part] - index * shape[0], position[part])
-        filled = np.zeros((*shape, inputs.shape[1]), inputs.dtype)
-        wanted = cast("Reals | Integers", np.zeros_like(targets, shape=shape))
-        rows = np.zeros(shape, np.bool_)
+    starts = np.searchsorted(unit, edges)
+    for index, (first, end) in enumerate(pairwise(edges)):
+        slots_of_block = (end - first, shape[1])
+        part = slice(starts[index], starts[index + 1])
+        place = (unit[part] - first, position[part])
+        filled = np.zeros((*slots_of_block, inputs.shape[1]), inputs.dtype)
+        wanted = cast("Reals | Integers", np.zeros_like(targets, shape=slots_of_block))
+        rows = np.zeros(slots_of_block, np.bool_)
         filled[place] = inputs[source[part]]
         wanted[place] = targets[source[part]]
         rows[place] = True
-        yield Block(inputs=filled, targets=wanted, rows=rows)
+        yield Block(inputs=filled, targets=wanted, rows=rows, tile=shape[0])
 
 
 def _slots(
@@ -244,20 +279,20 @@ def _unit_count(slots: tuple[Integers, Integers, Integers]) -> int:
     return int(slots[1][-1]) + 1 if len(slots[1]) else 0
 
 
-def _require_rows(
-    inputs: Reals,
-    targets: Reals | Integers,
-    block_units: int,
-    rows_per_unit: int,
-    minimum_blocks: int,
-) -> None:
+def _require_rows(inputs: Reals, targets: Reals | Integers) -> None:
     if inputs.ndim != 2 or inputs.shape[1] < 1:
         raise ValueError(f"Expected inputs of shape (rows, features), not {inputs.shape}")
     if targets.shape != inputs.shape[:1]:
         raise ValueError(f"Expected targets.shape={targets.shape} == {inputs.shape[:1]}")
+
+
+def _require_counts(
+    block_units: int, tile_units: int, rows_per_unit: int, minimum_units: int
+) -> None:
     if block_units < 1:
         raise ValueError(f"Expected block_units={block_units} >= 1")
+    _require_tile(tile_units, block_units)
     if rows_per_unit < 1:
         raise ValueError(f"Expected rows_per_unit={rows_per_unit} >= 1")
-    if minimum_blocks < 0:
-        raise ValueError(f"Expected minimum_blocks={minimum_blocks} >= 0")
+    if minimum_units < 0:
+        raise ValueError(f"Expected minimum_units={minimum_units} >= 0")

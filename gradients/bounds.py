@@ -1,7 +1,7 @@
-"""How far rounding can move a clipped sum, and the size of a block that keeps this small.
+"""How far rounding can move a clipped sum, and the size of a tile that keeps this small.
 
 **Claim.** Let the units of two data sets differ by one, let every contribution be clipped to
-C (1 - 2^-10) by its norm in `UnitGradients.norms`, let blocks of B_t units be summed by
+C (1 - 2^-10) by its norm in `UnitGradients.norms`, let blocks with tiles of B_t units be summed by
 `UnitGradients.weighted_sum` and the blocks' sums be added in float64. With at most B_max units, the
 two results differ by at most C (1 + eta) in L2, eta = 2 B_max B_t u.
 
@@ -9,18 +9,21 @@ two results differ by at most C (1 + eta) in L2, eta = 2 B_max B_t u.
 vector v does not change by that (bit for bit, see `per_example`), but the rounding of every sum
 may. So both sums are compared with their exact values.
 
-1. *One block.* Coordinate j of its sum is a sum of at most n <= B_t products. In any order of
-   summation, with or without fused multiply-add, a product is rounded at most n times, hence
+1. *One sum in the dtype of the model.* Coordinate j of it is a sum of products, each of which is
+   rounded at most n <= B_t times, by its multiplication and by the additions that it goes through.
+   For there are at most n products, in any order of summation, with or without fused multiply-add;
+   or there are p portions of at most w products, each portion is summed in any order and the p sums
+   are added up: n = w + p - 1 (`_products.summed_width`). Hence
    |computed - exact| <= n u / (1 - n u) sum_i |v_ij| (Higham 2002, "Accuracy and Stability of
-   Numerical Algorithms", sections 3.1 and 4.2). Zeros that fill empty slots add exactly, thus n
-   counts real units. The vector with coordinates sum_i |v_ij| has a norm of at most
+   Numerical Algorithms", sections 3.1 and 4.2, blocked summation). Zeros that fill empty slots add
+   exactly. The vector with coordinates sum_i |v_ij| has a norm of at most
    sum_i ||v_i|| (triangle inequality for the vectors |v_i|), hence
    ||computed - exact|| <= B_t u sum_i ||v_i||, up to the factor 1 / (1 - B_t u) <= 1 + 2^-11.9 for
-   blocks of up to 4096 units in float32 (1 + 2^-15.9 for 256), which item 6 pays for.
-2. *All blocks.* Over B_max units: at most B_t u B_max C for the one data set and B_t u (B_max - 1)
+   tiles of up to 4096 units in float32 (1 + 2^-15.9 for 256), which item 6 pays for.
+2. *All sums.* Over B_max units: at most B_t u B_max C for the one data set and B_t u (B_max - 1)
    C for the other; the exact sums differ by at most C. Together less than C (1 + 2 B_max B_t u).
-3. *Blocks added in float64.* T = ceil(B_max / B_t) blocks add at most 2 T 2^-53 B_max C (1 + eta):
-   at most 2^-12 C (1 + eta) for T B_max <= 2^40 (4 million units in blocks of 16), which is why
+3. *Sums added in float64.* T = ceil(B_max / B_t) sums add at most 2 T 2^-53 B_max C (1 + eta):
+   at most 2^-12 C (1 + eta) for T B_max <= 2^40 (4 million units in tiles of 16), which is why
    more is refused. For a float64 model this can be more than eta itself (T > B_t): the 2^-10 below
    is what pays for it, not eta.
 4. *The norm and the weight.* Squares of float32 are exact in float64 and added there, so that the
@@ -65,7 +68,7 @@ def summation_slack(max_units: int, block_units: int, dtype: npt.DTypeLike) -> f
     The derivation is that of the module. u is 2^-24 for float32 and 2^-53 for float64.
 
     Arguments: max_units, B_max, public, at most 2^20 sqrt(B_t); block_units, B_t, at least 1; dtype
-    of the model. Returns eta, at least 0; it may exceed 1. In float32 blocks of 16 give 1/32 at
+    of the model. Returns eta, at least 0; it may exceed 1. In float32 tiles of 16 give 1/32 at
     16,384 units and grow in proportion beyond; a float64 model gives 2^-29 of that.
     Raises ValueError if a count is out of range.
     """
@@ -77,7 +80,7 @@ def summation_slack(max_units: int, block_units: int, dtype: npt.DTypeLike) -> f
 
 
 def tile_units(max_units: int, dtype: npt.DTypeLike, positions: int = 1) -> int:
-    """Return the public block size: the largest power of two in 16..256 with eta <= 1/32, else 16.
+    """Return the public size of a tile: the largest power of two in 16..256 with eta <= 1/32, else 16.
 
     Arguments: max_units, B_max, at most 2^22; dtype of the model; positions per unit, which do not
     enter (see the module).

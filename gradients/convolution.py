@@ -6,6 +6,7 @@ positions (the criterion of Bu et al. 2022, arXiv:2205.10683: 2 T^2 against d_in
 summed is the very array whose norm was taken.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,13 @@ class Convolution:
             return float(np.sqrt(2 / self.fan_in))
         return float(np.sqrt(2 / (self.fan_in + self.filters * self.kernel**2)))
 
-    def forward(self, weight: Reals, bias: Reals, columns: Reals) -> Trace:
+    def forward(
+        self,
+        weight: Reals,
+        bias: Reals,
+        columns: Reals,
+        tile: int,  # noqa: ARG002 (every image is a product of its own)
+    ) -> Trace:
         """Output for columns (inputs, n)."""
         count = columns.shape[1]
         patches = self._patches(self._images(columns))
@@ -231,7 +238,7 @@ class ConvolutionGradient:
         """Zero everything that belongs to units which are not usable (units,)."""
         self._formed[~usable] = 0
 
-    def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
-        """Sum over units of weights[unit] * gradient: (weight, bias)."""
+    def weighted_sums(self, weights: Reals) -> Iterator[tuple[Reals, Reals]]:
+        """Yield the sum over units of weights[unit] * gradient: (weight, bias)."""
         total = (weights @ self._formed).reshape(-1, self._filters)
-        return total[:-1].T, total[-1]
+        yield total[:-1].T, total[-1]

@@ -22,6 +22,7 @@ from gradients._stages import Batch, StageGradient, Trace
 from gradients.activations import apply_activation, require_activation, through_activation
 
 FORMED_BYTES = 2**20  # gradients of a few units at a time: what fits into a core's cache
+WIDENED = 64  # features in float64 at a time: likewise, whatever the number of columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,9 @@ class Dense:
             return float(np.sqrt(2 / self.inputs))
         return float(np.sqrt(2 / (self.inputs + self.outputs)))
 
-    def forward(self, weight: Reals, bias: Reals, columns: Reals) -> Trace:
-        """Output for columns (inputs, n)."""
-        sums = column_product(weight.reshape(self.outputs, self.inputs), columns)
+    def forward(self, weight: Reals, bias: Reals, columns: Reals, tile: int) -> Trace:
+        """Output for columns (inputs, n); tile: as in `column_product`."""
+        sums = column_product(weight.reshape(self.outputs, self.inputs), columns, tile)
         sums += bias.reshape(self.outputs, 1)
         finite = None if surely_finite(sums) else every(np.isfinite(sums), 0)
         apply_activation(self.activation, sums)
@@ -83,12 +84,13 @@ class Dense:
         deltas = through_activation(self.activation, deltas, trace.output)
         below = None
         if with_inputs:
-            below = column_product(weight.reshape(self.outputs, self.inputs).T, deltas)
+            transposed = weight.reshape(self.outputs, self.inputs).T
+            below = column_product(transposed, deltas, batch.tile * batch.rows)
         if batch.rows > 1:
             return FormedGradient(trace.columns, deltas, batch), below
         if augmented is None:
             augmented = _augmented_squares(trace.columns)
-        return OuterGradient(trace.columns, deltas, augmented), below
+        return OuterGradient(trace.columns, deltas, augmented, batch.tile), below
 
 
 @dataclass(kw_only=True)
@@ -104,8 +106,17 @@ def _square_columns(array: Reals) -> Doubles:
     The squares themselves are float64 too: in float32 those below 2^-75 would vanish, and with them
     the norm of a small delta under a large input.
     """
+    squares = _sum_of_squares(array[:WIDENED])
+    for start in range(WIDENED, len(array), WIDENED):
+        squares += _sum_of_squares(array[start : start + WIDENED])
+    return squares
+
+
+def _sum_of_squares(array: Reals) -> Doubles:
+    """As `_square_columns`, at once."""
     wide = array.astype(np.float64)
-    squares: Doubles = np.einsum("fn,fn->n", wide, wide)
+    np.multiply(wide, wide, out=wide)
+    squares: Doubles = np.add.reduce(wide, axis=0)
     return squares
 
 
@@ -133,10 +144,11 @@ def _zeroed(array: Reals, dropped: Flags) -> Reals:
 class OuterGradient:
     """One row per unit: gradients delta (a, 1)^T, never formed."""
 
-    def __init__(self, columns: Reals, deltas: Reals, augmented: Doubles) -> None:
+    def __init__(self, columns: Reals, deltas: Reals, augmented: Doubles, tile: int) -> None:
         self._columns = columns
         self._deltas = deltas
         self._augmented = augmented
+        self._tile = tile
 
     def squared_norms(self) -> Doubles:
         """(||a||^2 + 1) ||delta||^2; infinite where ||a||^2 overflows in the dtype of the model."""
@@ -149,10 +161,9 @@ class OuterGradient:
         self._columns = _zeroed(self._columns, ~usable)
         self._deltas = _zeroed(self._deltas, ~usable)
 
-    def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
-        """Sum over units of weights[unit] * gradient: (weight, bias)."""
-        scaled = self._deltas * weights
-        return sum_of_outer_products(scaled, self._columns), self._deltas @ weights
+    def weighted_sums(self, weights: Reals) -> Iterator[tuple[Reals, Reals]]:
+        """Sums of weights[unit] * gradient over disjoint sets of units: (weight, bias)."""
+        return sum_of_outer_products(self._deltas * weights, self._columns, self._tile)
 
 
 class FormedGradient:
@@ -179,24 +190,23 @@ class FormedGradient:
         self._columns = _zeroed(self._columns, dropped)
         self._deltas = _zeroed(self._deltas, dropped)
 
-    def weighted_sum(self, weights: Reals) -> tuple[Reals, Reals]:
-        """Sum over units of weights[unit] * gradient: (weight, bias)."""
-        # Parts are added in float64: a sum over the block never has more float32 additions than
-        # the block has units.
+    def weighted_sums(self, weights: Reals) -> Iterator[tuple[Reals, Reals]]:
+        """Yield the sum over units of weights[unit] * gradient: (weight, bias), in float64."""
+        # No part has more units than a tile, and parts are added in float64.
         weight = np.zeros(len(self._deltas) * len(self._columns))
         bias = np.zeros(len(self._deltas))
         for part, formed, biases in self._gradients():
             weight += weights[part] @ formed.reshape(len(formed), -1)
             bias += weights[part] @ biases
-        return weight, bias
+        yield weight, bias
 
     def _gradients(self) -> Iterator[tuple[slice, Reals, Reals]]:
         """(units, gradients of the weight, of the bias): every unit by a product of its own."""
-        units, rows = self._batch.units, self._batch.rows
+        units, rows, tile = self._batch
         inputs = self._columns.reshape(-1, units, rows).transpose(1, 2, 0)  # (units, rows, inputs)
         deltas = self._deltas.reshape(-1, units, rows).transpose(1, 0, 2)  # (units, outputs, rows)
         size = inputs.shape[2] * deltas.shape[1] * inputs.itemsize
-        step = max(1, FORMED_BYTES // size)
+        step = min(max(1, FORMED_BYTES // size), tile)
         for start in range(0, units, step):
             part = slice(start, min(start + step, units))
             yield part, deltas[part] @ inputs[part], deltas[part].sum(axis=2)

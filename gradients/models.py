@@ -11,7 +11,16 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gradients._arrays import Doubles, Integers, Reals, RealType, as_reals, real_type
+from gradients._arrays import (
+    Doubles,
+    Integers,
+    Reals,
+    RealType,
+    aligned_copy,
+    as_reals,
+    largest_square,
+    real_type,
+)
 from gradients._products import LANE
 from gradients._stages import Stage
 from gradients.activations import require_activation
@@ -23,6 +32,8 @@ Parameters: TypeAlias = dict[str, Reals]
 
 KINDS = ("linear", "logistic", "softmax", "mlp", "cnn")
 SEED_BYTES = 32
+WIDE_UNITS = 1024  # of a block: more gained nothing
+WIDE_NUMBERS = 2**19  # of an activation: what a core's cache can hold
 SCORED_ROWS = 256  # rows scored at a time: bounds the memory of a convolution
 
 
@@ -45,17 +56,17 @@ class Model:
             if below.outputs != above.inputs:
                 raise ValueError(f"Expected layers that fit: {below.outputs} == {above.inputs}")
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         """Features of a row."""
         return self.stages[0].inputs
 
-    @property
+    @cached_property
     def outputs(self) -> int:
         """Scores of a row."""
         return self.stages[-1].outputs
 
-    @property
+    @cached_property
     def classes(self) -> int:
         """Number of classes; 0 for a regression."""
         return 0 if self.loss == SQUARED_ERROR else max(2, self.outputs)
@@ -74,6 +85,23 @@ class Model:
     def size(self) -> int:
         """How many numbers the parameters have in all."""
         return sum(prod(shape) for shape in self.shapes.values())
+
+    def block_units(self, tile_units: int, rows_per_unit: int = 1) -> int:
+        """Return how many units a block is best made of: whole tiles, by public numbers alone.
+
+        Up to 1,024 units whose activations are at most 2^19 numbers a layer, for what is done once
+        per block takes as long for few units as for many; but at least one tile. One tile for a
+        model that convolves, whose blocks keep the gradient of every unit.
+        """
+        if self.convolves:
+            return tile_units
+        widest = rows_per_unit * max(stage.outputs for stage in self.stages)
+        return max(1, min(WIDE_UNITS, WIDE_NUMBERS // widest) // tile_units) * tile_units
+
+    @cached_property
+    def largest_square(self) -> float:
+        """What a squared norm may be at most in the dtype of the model."""
+        return largest_square(self.dtype)
 
     @cached_property
     def convolves(self) -> bool:
@@ -111,7 +139,7 @@ class Model:
 
     def unflatten(self, vector: npt.ArrayLike) -> Parameters:
         """Parameters from a vector (size,), copied. Raises ValueError for another shape."""
-        flat = as_reals(np.array(vector), self.dtype)
+        flat = aligned_copy(as_reals(vector, self.dtype))
         if flat.shape != (self.size,):
             raise ValueError(f"Expected vector.shape={flat.shape} == {(self.size,)}")
         parameters, start = {}, 0
@@ -155,7 +183,10 @@ class Model:
         """Scores of a few rows: padded to a whole number of lanes, forward, cut."""
         columns: Reals = np.pad(rows, ((0, -len(rows) % LANE), (0, 0))).T
         for index, stage in enumerate(self.stages):
-            columns = stage.forward(arrays[2 * index], arrays[2 * index + 1], columns).output
+            trace = stage.forward(
+                arrays[2 * index], arrays[2 * index + 1], columns, columns.shape[1]
+            )
+            columns = trace.output
         return columns.T[: len(rows)]
 
     def predict(self, parameters: Parameters, inputs: npt.ArrayLike) -> Integers | Reals:

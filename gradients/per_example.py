@@ -19,13 +19,13 @@ over its rows of the rows' gradients.
 | gradient exactly zero | its loss | 0 | 0 |
 """
 
-from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gradients._arrays import Doubles, Flags, Integers, Reals, as_reals, every, largest_square
+from gradients._arrays import Doubles, Flags, Integers, Reals, as_reals, every
 from gradients._memory import keep_freed_memory
 from gradients._products import LANE
 from gradients._stages import Batch, StageGradient, Trace
@@ -44,12 +44,15 @@ class UnitGradients:
     losses: (U,), norms: (U,), both float64 and finite; norms over all parameters, bias included.
     """
 
-    def __init__(self, losses: Doubles, norms: Doubles, passes: "list[_Pass]", size: int) -> None:
+    def __init__(
+        self, losses: Doubles, norms: Doubles, passes: "list[_Pass]", model: Model
+    ) -> None:
         self.losses = losses
         self.norms = norms
         self._passes = passes
-        self._size = size
+        self._model = model
 
+    @np.errstate(all="ignore")
     def weighted_sum(self, weights: npt.ArrayLike, *, add_to: Doubles | None = None) -> Doubles:
         """Sum over units of weights[u] * gradient_u.
 
@@ -59,49 +62,53 @@ class UnitGradients:
         Returns the vector (size,) in float64, or `add_to`. May be called several times.
         Raises ValueError if the weights are not finite or an argument is of another shape.
         """
-        given = np.asarray(weights, dtype=np.float64)
+        given, size = np.asarray(weights, dtype=np.float64), self._model.size
         if given.shape != self.norms.shape:
             raise ValueError(f"Expected weights.shape={given.shape} == {self.norms.shape}")
-        if add_to is not None and (add_to.shape != (self._size,) or add_to.dtype != np.float64):
-            raise ValueError(f"Expected add_to.shape={add_to.shape} == {(self._size,)} in float64")
-        with np.errstate(all="ignore"):
-            largest = largest_square(self._passes[0].dtype)
-            # One product for all of them first: if this is small enough then they all are.
-            if not (given.dot(given) <= largest**2 or (np.abs(given) <= largest).all()):
-                raise ValueError("Expected finite weights")
-            total = np.empty(self._size) if add_to is None else add_to
-            for index, part in enumerate(self._passes):
-                part.add_weighted(given, total, first=index == 0 and add_to is None)
+        if add_to is not None and (add_to.shape != (size,) or add_to.dtype != np.float64):
+            raise ValueError(f"Expected add_to.shape={add_to.shape} == {(size,)} in float64")
+        largest = self._model.largest_square
+        # One product for all of them first: if this is small enough then they all are.
+        if not (given.dot(given) <= largest**2 or (np.abs(given) <= largest).all()):
+            raise ValueError("Expected finite weights")
+        total = np.empty(size) if add_to is None else add_to
+        narrow: Reals = given.astype(self._model.dtype)
+        for index, part in enumerate(self._passes):
+            part.add_weighted(narrow, total, first=index == 0 and add_to is None)
         return total
 
 
-@dataclass(kw_only=True, slots=True)
-class _Pass:
+class _Pass(NamedTuple):
     """Gradients of the units first..first+units-1 of a block: one forward and backward pass."""
 
     first: int
-    batch: Batch
+    units: int
     gradients: list[StageGradient]
     losses: Doubles
     norms: Doubles
-    dtype: npt.DTypeLike
 
-    def add_weighted(self, weights: Doubles, total: Doubles, *, first: bool) -> None:
+    def add_weighted(self, weights: Reals, total: Doubles, *, first: bool) -> None:
         """Add to `total` (size,), or overwrite it if this is the first pass."""
-        mine = weights[self.first : self.first + self.batch.units].astype(self.dtype)
-        if len(mine) < self.batch.units:
-            mine = np.pad(mine, (0, self.batch.units - len(mine)))
+        mine = weights[self.first : self.first + self.units]
+        if len(mine) < self.units:
+            mine = np.pad(mine, (0, self.units - len(mine)))
         start = 0
         for gradient in self.gradients:
-            for part in gradient.weighted_sum(mine):
-                target = total[start : start + part.size]
-                if first:
-                    target[...] = part.reshape(-1)
+            overwrite = first
+            for weight, bias in gradient.weighted_sums(mine):
+                middle = start + weight.size
+                end = middle + bias.size
+                if overwrite:
+                    total[start:middle] = weight.reshape(-1)
+                    total[middle:end] = bias.reshape(-1)
                 else:
-                    target += part.reshape(-1)
-                start += part.size
+                    total[start:middle] += weight.reshape(-1)
+                    total[middle:end] += bias.reshape(-1)
+                overwrite = False
+            start = end
 
 
+@np.errstate(all="ignore")
 def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGradients:
     """Losses, norms and (implicitly) gradients of all units of a block.
 
@@ -114,18 +121,18 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
     arrays = model.checked(parameters)
     if block.flat_inputs.dtype != model.dtype:
         narrow = as_reals(block.inputs, model.dtype)
-        block = Block(inputs=narrow, targets=block.targets, rows=block.rows)
-    with np.errstate(all="ignore"):
-        targets, valid = _targets(model, block)
-        passes = [
-            _run(model, arrays, block, targets=targets, valid=valid, first=first, count=count)
-            for first, count in _portions(model, block)
-        ]
+        block = Block(inputs=narrow, targets=block.targets, rows=block.rows, tile=block.tile)
+    targets, valid = _targets(model, block)
+    batch = _portion(block.batch) if model.convolves else block.batch
+    passes = [
+        _run(model, arrays, block, targets=targets, valid=valid, first=first, batch=batch)
+        for first in range(0, block.batch.units, batch.units)
+    ]
     losses, norms = passes[0].losses, passes[0].norms
     if len(passes) > 1:
         losses = np.concatenate([part.losses for part in passes])
         norms = np.concatenate([part.norms for part in passes])
-    return UnitGradients(losses[: block.units], norms[: block.units], passes, model.size)
+    return UnitGradients(losses[: block.units], norms[: block.units], passes, model)
 
 
 def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None]:
@@ -140,15 +147,12 @@ def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None
     return narrow, np.isfinite(narrow)
 
 
-def _portions(model: Model, block: Block) -> list[tuple[int, int]]:
-    """(first unit, number of units) of every pass: by public sizes alone."""
-    units = len(block.flat_targets) // block.rows_per_unit
-    step = units
-    if model.convolves:
-        step = max(LANE, CONVOLVED_ROWS // block.rows_per_unit // LANE * LANE)
-        # All passes of one shape: a shorter last one would take another path through BLAS.
-        step = step if units % step == 0 else LANE
-    return [(first, step) for first in range(0, units, step)]
+def _portion(batch: Batch) -> Batch:
+    """Shape of the passes over a batch for convolutions: by public sizes alone."""
+    step = max(LANE, CONVOLVED_ROWS // batch.rows // LANE * LANE)
+    # All passes of one shape: a shorter last one would take another path through BLAS.
+    step = step if batch.tile % step == 0 else LANE
+    return Batch(units=step, rows=batch.rows, tile=step)
 
 
 def _run(
@@ -159,16 +163,18 @@ def _run(
     targets: Reals | Integers,
     valid: Flags | None,
     first: int,
-    count: int,
+    batch: Batch,
 ) -> _Pass:
-    """One forward and backward pass over `count` units."""
-    batch = Batch(units=count, rows=block.rows_per_unit)
-    rows = slice(first * batch.rows, (first + count) * batch.rows)
+    """One forward and backward pass over the units first..first+batch.units-1."""
+    rows = slice(first * batch.rows, (first + batch.units) * batch.rows)
     columns = block.flat_inputs[rows].T
     traces = []
     for index, stage in enumerate(model.stages):
-        traces.append(stage.forward(arrays[2 * index], arrays[2 * index + 1], columns))
-        columns = traces[-1].output
+        trace = stage.forward(
+            arrays[2 * index], arrays[2 * index + 1], columns, batch.tile * batch.rows
+        )
+        traces.append(trace)
+        columns = trace.output
     losses, deltas = row_losses(model.loss, columns, targets[rows])
     deltas *= block.row_factors[rows]
     losses *= block.row_weights[rows]
@@ -181,21 +187,22 @@ def _run(
     flags = [trace.finite for trace in traces if trace.finite is not None]
     if valid is not None:
         flags.append(valid[rows])
-    limit = largest_square(model.dtype)
+    limit = model.largest_square
     # One number for all units first: if it is fine, all of them are.
     fine = squares.dot(squares) <= limit**2 and isfinite(losses.dot(losses))
     if flags or not fine or not block.all_usable:
-        usable = np.isfinite(losses) & (squares <= limit) & block.flat_usable[first : first + count]
+        usable = (
+            np.isfinite(losses)
+            & (squares <= limit)
+            & block.flat_usable[first : first + batch.units]
+        )
         for flag in flags:
             usable &= every(flag.reshape(batch.units, batch.rows), 1)
         losses, squares = np.where(usable, losses, 0), np.where(usable, squares, 0)
         if not usable.all():
             for gradient in gradients:
                 gradient.drop(usable)
-    return _Pass(
-        first=first, batch=batch, gradients=gradients, losses=losses, norms=np.sqrt(squares),
-        dtype=model.dtype,
-    )  # fmt: skip
+    return _Pass(first, batch.units, gradients, losses, np.sqrt(squares))
 
 
 def _backward(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from privacy.errors import PrivacyError
 
-__all__ = ["EVENT_VERSION", "Part", "SumEvent"]
+__all__ = ["EVENT_VERSION", "Part", "SumEvent", "by_part"]
 
 EVENT_VERSION = 1
 
@@ -59,3 +59,17 @@ class SumEvent:
         if {name: values[name] for name in kind} != kind or type(values["version"]) is not int:
             raise PrivacyError(f"Expected a sum event of version {EVENT_VERSION}, found another")
         return SumEvent(**{name: values[name] for name in SumEvent.__dataclass_fields__})
+
+
+def by_part(events: Iterable[SumEvent]) -> tuple[tuple[SumEvent, ...], ...]:
+    """The events in which a unit of one part can show, for each part that has any: its own and those of all units.
+
+    What one unit costs is what the dearest of these costs, never what all of them cost together
+    (`privacy/accounting.py` says why).
+    """
+    everything = tuple(events)
+    named = {each.part for each in everything}
+    parts = named - {"all"} or named
+    return tuple(
+        tuple(each for each in everything if each.part in (part, "all")) for part in sorted(parts)
+    )

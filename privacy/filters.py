@@ -43,14 +43,14 @@ __all__ = [
     "Cost",
     "LifetimeCap",
     "Sums",
-    "cost_of",
     "default_orders",
     "smallest_cap",
 ]
 
 MOST_ORDERS = 8
 _EXTRA_SHARE = 0.1  # of delta, for what no divergence covers
-_LARGEST_EPSILON = 1000.0
+_ROUNDING = 1e-8  # of a bound: more than divergences and their sums can be off by, and noise multipliers of terms
+_LARGEST_EPSILON = 700.0  # e^epsilon is a number
 _SPREAD = tuple(2 ** (step / 3) for step in range(-3, 5))
 """Orders around the best one for Gaussian sums: half of it (below, no budget is left) to two and a half times."""
 
@@ -124,8 +124,9 @@ class LifetimeCap:
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """B(a) of every order, nats; below 0 where an order is of no use for so small an epsilon."""
-        return tuple(self.epsilon - _conversion(a, self.delta_per_order) for a in self.orders)
+        """B(a) of every order, nats, less what floating point may be off by; below 0 where an order is of no use."""
+        bounds = (self.epsilon - _conversion(a, self.delta_per_order) for a in self.orders)
+        return tuple(bound - _ROUNDING * max(1.0, abs(bound)) for bound in bounds)
 
     @property
     def nothing(self) -> Cost:
@@ -135,7 +136,8 @@ class LifetimeCap:
     def cost(self, sums: Iterable[Sums]) -> Cost:
         """What these sums of one study cost. Of its train and test parts the dearer counts, order by order.
 
-        Every unit is in one of the two parts, by a hash of its own that no data of others can move.
+        Every unit is in one of the two parts, by a hash of its own that no data of others can move; studies add up,
+        as it may be in the one part here and in the other there.
         """
         sums = list(sums)
         sides = [
@@ -146,7 +148,7 @@ class LifetimeCap:
             max(_total(renyi_divergence(each.event, a) for each in side) for side in sides)
             for a in self.orders
         )
-        unlikely = 1 + math.exp(min(self.epsilon, 700.0))
+        unlikely = 1 + math.exp(self.epsilon)
         extra = _total(
             each.event.count * (each.rounding + unlikely * each.unlikely) for each in sums
         )
@@ -158,7 +160,7 @@ class LifetimeCap:
         return total.extra <= self.extra and any(within)
 
     def epsilon_of(self, total: Cost) -> float:
-        """The least lifetime epsilon, at this delta and these orders, that a history of this cost would fit in."""
+        """The least lifetime epsilon, at this delta and these orders, that a history of these divergences fits in."""
         if total == self.nothing:
             return 0.0
         slack = max(b - used for b, used in zip(self.bounds, total.renyi, strict=True))
@@ -168,14 +170,6 @@ class LifetimeCap:
         """Mu of the largest unsampled Gaussian study that still fits: its divergence of order a is a mu^2 / 2."""
         rooms = zip(self.orders, self.bounds, total.renyi, strict=True)
         return math.sqrt(max(0.0, *(2 * (bound - used) / a for a, bound, used in rooms)))
-
-
-def cost_of(cap: LifetimeCap, studies: Iterable[Sequence[Sums]]) -> Cost:
-    """What these studies cost together: one unit may be in the one part here and in the other there."""
-    total = cap.nothing
-    for each in studies:
-        total += cap.cost(each)
-    return total
 
 
 def default_orders(epsilon: float, delta: float) -> tuple[float, ...]:

@@ -5,15 +5,15 @@
 
 **Guarantee.** Let one unit be added or removed at one site. The integer sum before noise changes by an integer vector
 of norm at most Delta(s) (1 + eta), except with probability beta over the dither (`privacy/rounding.py`). At least k
-shares that the adversary does not know are in the sum, each a discrete Gaussian of deviation sigma_t >= 3. Their sum
-is, up to a factor 1 +- 1e-33 a coordinate, a post-processing of a continuous Gaussian of variance k sigma_t^2 - 4 at
-the same centre (`docs/privacy-argument.md`, after Peikert 2010, "An Efficient and Parallel Gaussian Sampler for
+shares that the adversary does not know are in the sum, each a discrete Gaussian of deviation sigma_t >= 16. But for
+`SAMPLER_DISTANCE` a sample, their sum is a post-processing of a continuous Gaussian of variance k sigma_t^2 - 4 at the
+same centre (`docs/privacy-argument.md`, after Peikert 2010, "An Efficient and Parallel Gaussian Sampler for
 Lattices"). With
 
     sqrt(k sigma_t^2 - 4) = z Delta(s) (1 + eta)
 
 the sum is therefore as private as a Gaussian mechanism of noise multiplier z, whatever is done with it afterwards:
-the accountant gets z and nothing else. Reduction modulo 2^bits, masking and division are post-processing.
+the accountant gets z and nothing else. Masking modulo 2^bits and division are post-processing.
 
 Who gets less than k shares gets the guarantee of what he does get: `noise_multiplier_of(shares)`.
 """
@@ -32,11 +32,13 @@ from privacy.errors import PrivacyError
 from privacy.keystream import Keystream
 from privacy.rounding import FLOAT_SLACK, LARGEST, dithered_round, rounded_sensitivity
 
-__all__ = ["SumMechanism", "answer", "design_sum", "noise", "released_sum"]
+__all__ = ["WORDS", "SumMechanism", "answer", "design_sum", "noise", "released_sum"]
 
-_LOST_TO_SHARES = (
-    4  # from the variance: what rounding shares to the integers can cost (Guarantee, above)
-)
+WORDS = 5
+"""Words of keystreams that one number of an answer takes, at most: up to four draws of noise (ties included, which are
+one in 2^48), and its dither."""
+
+_LOST_TO_SHARES = 4  # of the variance: a continuous Gaussian rounded to the integers gains it
 _ROUNDING_LOSS = 0.01  # a wider deviation is chosen until rounding costs at most 1 % of noise
 
 
@@ -109,11 +111,14 @@ def design_sum(
 ) -> SumMechanism:
     """The private sum for these constants: the least deviation of the ladder whose rounding costs at most 1 %.
 
+    There is one whenever z M (1 + eta) (3.6 sqrt(d) + 54 sqrt(2 ln(1/beta))) <= sqrt(k) 2^42: with r = s C / M, a loss
+    of 1 % needs Delta(r) <= 1.01 r, and that holds for r >= 3.53 sqrt(d) + 53.3 sqrt(2 ln(1/beta)).
+
     Arguments:
-        largest_sum: the norm that the sum of one site can have, in the vector's unit (capacity times C); the 32-bit
-            ring is taken where that fits, so that nothing is clamped in practice.
+        largest_sum: the norm that the sum of one site can have, in the vector's unit (capacity times C / M); the
+            32-bit ring is taken where that fits, so that nothing is clamped in practice.
     Raises:
-        PrivacyError: the constants are out of range, or no deviation is wide enough.
+        PrivacyError: the constants are out of range, no deviation is wide enough, or no ring holds the sums.
     """
     if not (
         noise_multiplier > 0 and shares >= 1 and sites >= 1 and slack >= 0 and clipping_norm > 0
@@ -125,8 +130,6 @@ def design_sum(
     for deviation in LADDER:
         target = math.sqrt(shares * deviation.variance - _LOST_TO_SHARES) / noise_multiplier
         reach = _largest_reach(target, sites_per_unit, dimension, beta, eta)
-        if _clamp(64, sites, deviation) < 1:
-            break
         if reach >= sites_per_unit and reach * (1 + eta) * (1 + _ROUNDING_LOSS) >= target:
             return SumMechanism(
                 dimension=dimension, clipping_norm=clipping_norm, sites_per_unit=sites_per_unit,
@@ -135,8 +138,9 @@ def design_sum(
                 bits=_ring(reach / clipping_norm * largest_sum, sites, deviation),
             )  # fmt: skip
     raise PrivacyError(
-        f"No deviation is wide enough for {dimension} numbers at noise multiplier {noise_multiplier:g}",
-        hint="lower the noise (a larger epsilon, fewer rounds) or use a smaller model",
+        f"No deviation up to {LADDER[-1].sigma:.2g} is wide enough for {dimension} numbers of units at up to "
+        f"{sites_per_unit} sites, at noise multiplier {noise_multiplier:g} from {shares} shares",
+        hint="lower the noise (a larger epsilon, fewer rounds, a larger sampling rate) or use a smaller model",
     )
 
 
@@ -181,7 +185,8 @@ def _sensitivity(reach: float, sites: int, dimension: int, beta: float, eta: flo
 def _largest_reach(target: float, sites: int, dimension: int, beta: float, eta: float) -> float:
     """The largest s C with sensitivity at most `target`, or 0: it grows with s, so bisection finds it.
 
-    The lower end of the last interval is returned, so that rounding can only add noise.
+    The lower end of the last interval is returned: what remains is the rounding of one evaluation of the sensitivity,
+    a few ulps, and `FLOAT_SLACK` has room for it.
     """
     low, high = 0.0, target
     for _ in range(200):
@@ -199,5 +204,13 @@ def _clamp(bits: int, sites: int, deviation: Deviation) -> int:
     return min(((1 << (bits - 1)) - 1) // sites - deviation.largest - 1, LARGEST)
 
 
-def _ring(reach: float, sites: int, deviation: Deviation) -> Literal[32, 64]:
-    return 32 if reach + 1 <= _clamp(32, sites, deviation) else 64
+def _ring(largest: float, sites: int, deviation: Deviation) -> Literal[32, 64]:
+    """The narrower ring that holds sums of `largest` in magnitude without clamping them."""
+    rings: tuple[Literal[32, 64], ...] = (32, 64)
+    for bits in rings:
+        if largest + 1 <= _clamp(bits, sites, deviation):
+            return bits
+    raise PrivacyError(
+        f"Expected scaled sums of at most {_clamp(64, sites, deviation)}, found up to {largest:.3g}",
+        hint="declare fewer records or sites, or more noise",
+    )

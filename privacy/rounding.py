@@ -12,9 +12,12 @@ the first always, the second except with probability beta over U (Kairouz, Liu, 
 Proposition 22). U does not depend on the data, so the exceptional set adds beta to delta, with no factor e^epsilon.
 U need not be secret: it is averaged over only to bound that probability.
 
+The clamp comes first and is part of S: it is 1-Lipschitz in every coordinate, so g only becomes shorter.
+
 **Floating point.** s S is split exactly into its whole part and a fraction (truncation and subtraction are exact in
-IEEE arithmetic), and the fraction is compared with 64 random bits: the product s S is off by 2^-53 of itself and the
-comparison quantises s S to multiples of 2^-64. Both are part of `FLOAT_SLACK`.
+IEEE arithmetic), and the fraction, cut to 64 bits, is compared with 64 random bits. So what is rounded is exactly
+floor(x + U) for x, U multiples of 2^-64 and U uniform on them, for which the claim above holds as it stands; and x is
+s S but for an error of 2^-53 of itself and one below 2^-64. Both are part of `FLOAT_SLACK`.
 """
 
 from __future__ import annotations
@@ -32,9 +35,10 @@ __all__ = ["FLOAT_SLACK", "LARGEST", "dithered_round", "rounded_sensitivity"]
 FLOAT_SLACK = 2.0**-30
 """Relative addition to the sensitivity for the float64 arithmetic of this module.
 
-With at most 2^20 units a site (the contract's limit) the norm of s S is at most 2^20 s C, so its product is off by at
-most 2^-33 s C, twice for two data sets; quantisation adds 2 sqrt(d) 2^-64, below 2^-33 s C whenever s C >= 1 and
-d <= 2^60.
+Let C be the norm at one site and s C >= 1. At most 2^20 units a site (the contract's limit), and summation that is off
+by at most as much again (eta <= 2), make the norm of s S at most 2^21 s C, so the product is off by at most 2^-32 s C,
+twice for two data sets; cutting to 64 bits adds 2 sqrt(d) 2^-64, below 2^-33 s C for d <= 2^60. Together 5/8 of 2^-30.
+The rest is for the arithmetic by which the scale is found (`privacy/private_sum.py`), some 2^-48.
 """
 
 LARGEST = 2**52
@@ -46,7 +50,7 @@ def rounded_sensitivity(reach: float, dimension: int, beta: float) -> float:
     if not (reach > 0 and dimension > 0 and 0 < beta < 1):
         raise PrivacyError(f"Expected reach, dimension > 0, found {reach}, {dimension}")
     root = math.sqrt(dimension)
-    likely = reach**2 + dimension / 4 + math.sqrt(2 * math.log(1 / beta)) * (reach + root / 2)
+    likely = reach**2 + dimension / 4 + math.sqrt(-2 * math.log(beta)) * (reach + root / 2)
     return min(reach + root, math.sqrt(likely))
 
 

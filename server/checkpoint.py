@@ -19,6 +19,7 @@ from privacy.errors import ProtocolError, UserError
 from study.canonical import canonical_json
 from study.codec import decode, encode
 from study.declaration import Declaration
+from study.keyfiles import sync_directory
 from study.settings import fits
 
 __all__ = ["Checkpoint", "KeptSum", "write_whole"]
@@ -134,12 +135,4 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
             os.fsync(file.fileno())
     temporary.replace(path)
     if durable:
-        _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        sync_directory(path.parent)

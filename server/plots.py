@@ -1,4 +1,4 @@
-"""The plots of a release: SVG files that follow from the run's history and summary, byte for byte.
+"""The plots of a release, and of a forecast: files that follow from their figures, byte for byte.
 
 Drawn with matplotlib's objects, never with pyplot, whose figures are state of the whole process.
 Text stays text in a generic family, so that a reader's own fonts and search work. Colours are Okabe
@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from server.card import rounded_up
 
-__all__ = ["COLOURS", "draw_plots"]
+__all__ = ["COLOURS", "draw_costs", "draw_plots"]
 
 COLOURS: Mapping[str, str] = {
     "ink": "#1f2a37",
@@ -67,16 +67,20 @@ _STYLE: Mapping[Any, Any] = {
     "legend.labelcolor": COLOURS["quiet"],
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
-    "savefig.transparent": True,
     "text.parse_math": False,  # a dollar sign is a dollar sign
 }
 _SIZE = (6.6, 3.3)
+_METADATA = {
+    "svg": ("Date", "Creator", "Format", "Type"),
+    "png": ("Software",),
+}  # left out: equal figures, equal bytes
 _DASHED: _Dashes = (0, (5, 2))
 _MOST_POINTS = 400  # more cannot be told apart at this width, and a file of a million is no use
 
 History = Sequence[Mapping[str, Any]]
 Summary = Mapping[str, Any]
 Numbers = npt.NDArray[np.float64]
+_Draw = Callable[[Axes, History, Summary], None]
 
 
 class _Series(NamedTuple):
@@ -103,7 +107,7 @@ def draw_plots(history: History, summary: Summary, directory: Path) -> list[Path
         summary: the content of `summary.json`.
         directory: made if it does not exist; files of these names are replaced.
     """
-    plots: dict[str, Callable[[Axes, History, Summary], None]] = {
+    plots: dict[str, _Draw] = {
         "loss": _draw_loss,
         "metric": _draw_metric,
     }
@@ -120,16 +124,40 @@ def draw_plots(history: History, summary: Summary, directory: Path) -> list[Path
     return paths
 
 
-def _svg(draw: Callable[[Axes, History, Summary], None], history: History, summary: Summary) -> str:
+def draw_costs(costs: Sequence[float | None], total: float, path: Path) -> None:
+    """Write one plot: what so many declared rounds would cost, and the total. SVG, or PNG if the path ends so.
+
+    Arguments:
+        costs: epsilon of 1, 2, ... rounds; None where there is no bound.
+        total: epsilon of the whole study.
+        path: replaced if it exists.
+    """
+    history = [{"round": number, "epsilon": cost} for number, cost in enumerate(costs, start=1)]
+    summary = {"epsilon": total, "rounds_declared": len(costs)}
+    if path.suffix.lower() == ".png":
+        path.write_bytes(_rendered(_draw_epsilon, history, summary, "png"))
+    else:
+        path.write_text(_svg(_draw_epsilon, history, summary), encoding="utf-8", newline="\n")
+
+
+def _rendered(
+    draw: _Draw, history: History, summary: Summary, kind: Literal["svg", "png"]
+) -> bytes:
     with mpl.rc_context():
         mpl.rcdefaults()  # not the reader's own matplotlibrc
         mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw(figure.add_subplot(), history, summary)
-        out = io.StringIO()
-        none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=none)
-    text = re.sub(r"<!DOCTYPE.*?>\s*", "", out.getvalue(), count=1, flags=re.DOTALL)  # an address
+        out = io.BytesIO()
+        none = dict.fromkeys(_METADATA[kind])
+        clear = kind == "svg"  # on any page's ground; a PNG brings its own
+        figure.savefig(out, format=kind, metadata=none, dpi=200, transparent=clear)
+    return out.getvalue()
+
+
+def _svg(draw: _Draw, history: History, summary: Summary) -> str:
+    text = _rendered(draw, history, summary, "svg").decode()
+    text = re.sub(r"<!DOCTYPE.*?>\s*", "", text, count=1, flags=re.DOTALL)  # an address
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     return text.replace("'DejaVu Sans'", "system-ui").replace("DejaVu Sans", "system-ui")
 
@@ -176,7 +204,9 @@ def _draw_epsilon(axes: Axes, history: History, summary: Summary) -> None:
         _say_nothing(axes, "There is no bound on ε in this run.")
         return
     if cost.values.size:
-        _line(axes, cost, label="had only so many rounds been declared")
+        exact = np.append(np.diff(cost.values) > 0, True)  # of an upper step, its right end
+        drawn = _Series(cost.rounds[exact], cost.values[exact])
+        _line(axes, drawn, label="had only so many rounds been declared")
     if total is not None:
         axes.axhline(
             total, color=COLOURS["second"], linestyle=_DASHED, linewidth=1.6,

@@ -138,20 +138,12 @@ def _sums(sums: list[KeptSum]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _with_epsilon(history: list[dict[str, Any]], guarantee: Guarantee) -> list[dict[str, Any]]:
-    """Each line with what its number of queries would have cost, had so many been declared (at 50 of them exactly)."""
-    asked = [
-        number for number, line in enumerate(history, start=1) if line["function"] != "moments"
+    """Each line of a round with what so many rounds would have cost, had they been declared."""
+    costs = guarantee.epsilon_by_round
+    return [
+        line | {"epsilon": costs[line["round"] - 1] if costs and line["round"] else None}
+        for line in history
     ]
-    before = len(history) - len(asked)
-    exact = {round(each) for each in np.linspace(1, max(1, len(asked)), 50)}
-    costs = {count: guarantee.epsilon_after(count) for count in sorted(exact)}
-    lines = []
-    for number, line in enumerate(history, start=1):
-        lines.append(
-            line
-            | {"epsilon": costs.get(number - before) if line["function"] != "moments" else None}
-        )
-    return lines
 
 
 def _covered(guarantee: Guarantee) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ from flwr.app import Context, Message, RecordDict
 
 from client.answers import scaled_units, units_of
 from client.app import make_client_app
+from client.ledger import read_ledger
 from client.policy import Policy, PolicyFile, read_policy
 from client.sources import frozen, load
 from client.tables import Records, check_pooled, records_of
@@ -40,6 +41,7 @@ from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
 from study.declaration import Declaration
 from study.guarantee import Guarantee, declare
+from study.ledger_state import replay
 from study.models import model_of
 from study.scaling import standardise, unscale_labels
 
@@ -97,9 +99,15 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
         options.on_start(federation.declaration)
         try:
             outcome = _run(federation, options, drops, place)
-        except RoundAbandonedError:
+        except RoundAbandonedError as error:
             if not options.resume:
                 shutil.rmtree(place)  # the same faults would meet a resumed run
+            elif burnt := _burnt_at(place / "sites"):
+                raise RoundAbandonedError(
+                    f"{error.message}. When the run was interrupted, {', '.join(burnt)} had charged a query and not "
+                    "answered it: it is burnt, and never computed again",
+                    hint="start anew, without --resume; a study with training.spare_rounds outlives this",
+                ) from error
             raise
         release = Release(
             declaration=federation.declaration,
@@ -114,6 +122,19 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
             sites=place / "sites",
         )
         return write_release(release, place / "release")
+
+
+def _burnt_at(directory: Path) -> list[str]:
+    """The sites that an interruption has left with a query charged and not answered."""
+    return [
+        path.parent.name
+        for path in sorted(directory.glob("*/ledger.sqlite"))
+        if any(
+            asked.status == "burnt"
+            for account in replay(read_ledger(path)).studies.values()
+            for asked in account.asked.values()
+        )
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

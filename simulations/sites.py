@@ -51,7 +51,7 @@ def simulated_sites(
             opened.callback(ledger.close)
             if _DATA_SET not in ledger.state.data_sets:
                 register(
-                    ledger, key, data_set=_DATA_SET, namespace=_NAMESPACE, unit=declaration.study.data.unit,
+                    ledger, data_set=_DATA_SET, namespace=_NAMESPACE, unit=declaration.study.data.unit,
                     identities=each.identities, cap=cap,
                 )  # fmt: skip
             sites[name] = Site(ledger, entropy=entropy(name), policy=policy, allow_unsafe=True)
@@ -65,13 +65,15 @@ def _is_over(ledger: Ledger, declaration: Declaration) -> bool:
 
 
 def _ledger(directory: Path, name: str, key: SigningKey) -> Ledger:
-    path = directory / "ledger.sqlite"
+    """What a killed run has left half-made is made anew; where there is a ledger, its public key is whole."""
+    path, public = directory / "ledger.sqlite", directory / "site.pub"
+    directory.mkdir(parents=True, exist_ok=True)
+    for half in directory.glob("*.new*"):
+        half.unlink()
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        create_ledger(path, key, name, clock=_no_clock)
-    public = directory / "site.pub"
-    if not public.exists():
+        public.unlink(missing_ok=True)
         write_public_key(public, key)
+        create_ledger(path, key, name, clock=_no_clock)
     return Ledger(path, key, clock=_no_clock, durable=False)
 
 
@@ -81,9 +83,10 @@ def _no_clock() -> float:
 
 
 def _cap_for(declaration: Declaration) -> LifetimeCap | None:
-    """The least lifetime budget that the study fits in.
+    """The least lifetime budget that the study fits in; none for a study without privacy, or beyond any budget.
 
-    None for a study without privacy, and for one whose answers cost more than any budget: a real site would refuse it.
+    While sums are not masked, `aggregate` over many sites leaves each so little noise of its own that no real site
+    could approve it (`epsilon_against_server` says so). It can be rehearsed all the same.
     """
     study = declaration.study
     if study.privacy.trust == "unsafe":

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import UserError
+from server.checkpoint import write_whole
 
 __all__ = ["workplace"]
 
 _LOCK, _OPTIONS, _REPLACED = "lock", "options.json", "replaced"
 _WORK = ("checkpoint", "sites", "release", _REPLACED)
-_OURS = {_LOCK, _OPTIONS, *_WORK}
+_OURS = {_LOCK, _OPTIONS, _OPTIONS + ".new", *_WORK}
 
 
 @contextmanager
@@ -81,4 +82,4 @@ def _prepare(place: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
         return
     for name in _WORK:
         shutil.rmtree(place / name, ignore_errors=True)
-    options.write_text(json.dumps(identity), encoding="utf-8")
+    write_whole(options, json.dumps(identity).encode(), durable=False)

@@ -17,6 +17,7 @@ from privacy.errors import ProtocolError
 __all__ = ["canonical_json", "digest", "parse_canonical"]
 
 _LARGEST = 2**53
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 _DEEPEST = 32  # no message needs more, and no reader may run out of stack
 
 
@@ -61,7 +62,7 @@ def _text(value: Any, depth: int) -> str:
         value.encode(
             "utf-8"
         )  # a lone surrogate has no canonical form: UnicodeEncodeError is a ValueError
-        return json.dumps(value, ensure_ascii=False)
+        return _quoted(value)
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise ValueError("Expected keys that are text")

@@ -4,7 +4,8 @@ A ledger speaks of the units of its namespace: records, or a column's patients. 
 than the study's own epsilon says.
 
 * *Who looks on.* While sums are not masked the coordinator sees every answer alone, with that site's own share of
-  noise (with trust `server`, the coordinator's own): that is what is charged.
+  noise: that is what is charged. With trust `server` the coordinator adds the noise, and is trusted with the sum
+  itself: what is charged is what everybody else sees, and a budget with such a study in it holds against them alone.
 * *What the study protects.* With `dp-fedavg` the clipped vector is a whole site's, and epsilon is for a site replaced
   by an empty one. One record more or less does not remove that vector, it replaces it by another of norm C, up to
   2 C away: it is charged with half the noise multiplier.

@@ -1,7 +1,7 @@
 """What one unit contributes to each kind of sum: the only place where clipping is composed.
 
 Every function here maps one unit to one vector, clips it to C / M by its own norm, and adds up. A unit's vector
-depends, bit for bit, on that unit and on the query alone: rows are scaled one by one, gradients are taken in blocks
+depends, bit for bit, on that unit and on the query alone: rows are scaled one by one, gradients are taken in tiles
 of one fixed shape, and nothing counts, averages or normalises over a site's units (but for `delta`, where the unit
 is the whole site).
 
@@ -102,7 +102,9 @@ class Contributor:
         check_parameters(self._study, function, parameters)
         if stage.function == "moments":
             return self._moments(stage, chosen)
-        model = {name: parameters[name] for name in self._model.shapes}
+        sent = {name: parameters[name] for name in self._model.shapes}
+        # As one vector that starts on a line of the cache: small products are faster so.
+        model = self._model.unflatten(self._model.flatten(sent))
         if stage.function == "delta":
             return self._delta(stage, model, parameters)
         return self._gradient(stage, model, parameters, chosen)
@@ -201,17 +203,18 @@ class Contributor:
             return self._kept[1]
         # A sample is padded to the public capacity: how long the work takes does not tell how many were drawn.
         # So this asks for the declared rate first: at rate 1 nothing is drawn (some are left out by audits alone).
-        capacity = math.ceil(stage.capacity / stage.block_units) if stage.sampling_rate < 1 else 0
+        capacity = stage.capacity if stage.sampling_rate < 1 else 0
         return self._made_blocks(stage, sent, self._units.only(chosen), capacity)
 
     def _made_blocks(self, stage: Stage, sent: Arrays, units: Units, minimum: int) -> list[Block]:
-        features = units.features
+        features, rows = units.features, self._study.data.records_per_unit
         if SCALING_NAMES[0] in sent:
             mean, deviation = (sent[name] for name in SCALING_NAMES)
             features = standardise(features, mean, deviation)
         return make_blocks(
-            features, units.labels, units=units.groups, block_units=stage.block_units,
-            rows_per_unit=self._study.data.records_per_unit, dtype=np.dtype(self._model.dtype), minimum_blocks=minimum,
+            features, units.labels, units=units.groups, tile_units=stage.block_units, rows_per_unit=rows,
+            block_units=self._model.block_units(stage.block_units, rows), dtype=np.dtype(self._model.dtype),
+            minimum_units=minimum,
         )  # fmt: skip
 
 

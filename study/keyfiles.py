@@ -1,4 +1,4 @@
-"""Keys as files: PEM, the private half readable by its owner alone, never written over."""
+"""Keys as files: PEM, the private half readable by its owner alone, never written over, on the disk when made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from cryptography.hazmat.primitives.serialization import (
 from privacy.errors import UserError
 from study.signing import SigningKey
 
-__all__ = ["create_key", "read_key", "read_public_key", "write_new", "write_public_key"]
+__all__ = [
+    "create_key",
+    "read_key",
+    "read_public_key",
+    "sync_directory",
+    "write_new",
+    "write_public_key",
+]
 
 _LARGEST = 10_000  # bytes; a key takes 120
 
@@ -65,15 +72,29 @@ def read_public_key(path: Path) -> bytes:
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that is not there yet, wait for the disk. Raises UserError if it is there."""
+    """Write a file that is not there yet, whole or not at all; wait for the disk. Raises UserError if it is there."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
         raise UserError(f"{path} exists, and is not written over") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_directory(path.parent)
+    except BaseException:  # half a key would be in the way of a whole one
+        path.unlink()
+        raise
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _content(path: Path) -> bytes:

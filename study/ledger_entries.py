@@ -20,6 +20,7 @@ and reading refuses any others. A line of an export is `{"entry": ..., "signatur
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import types
@@ -29,11 +30,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from privacy.discrete_gaussian import Deviation
+from privacy.discrete_gaussian import SAMPLER_DISTANCE, Deviation
 from privacy.errors import PrivacyError, ProtocolError
 from privacy.events import Part, SumEvent
 from privacy.filters import LifetimeCap, Sums
 from privacy.private_sum import SumMechanism
+from privacy.rounding import FLOAT_SLACK
+from privacy.sampling import OVERFLOW
 from study.canonical import canonical_json, parse_canonical
 from study.settings import fits
 from study.signing import SigningKey, verify
@@ -70,6 +73,8 @@ DISTANCE: Mapping[Adjacency, int] = MappingProxyType({"add-or-remove-one": 1, "r
 Delta(2 r) <= 2 Delta(r)."""
 
 _LONGEST_NAME = 200
+_LATEST = 2**37  # Unix seconds, in the year 6325: calendars end not long after
+_NOISE = (1e-6, 1e15)  # the noise multipliers whose squares no arithmetic of an accountant loses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +119,17 @@ class SumTerms:
         _check(self)
         if self.version != LEDGER_VERSION:
             raise ProtocolError(f"Expected terms of version {LEDGER_VERSION}")
-        if not 1 <= self.sites_per_unit <= self.sites or not 1 <= self.shares <= self.sites:
-            raise ProtocolError("Expected sites_per_unit and shares from 1 to the number of sites")
-        if not 1 <= self.survivors <= self.sites or not self.colluding >= 0:
+        _require_name(self.unit)
+        if not (self.colluding >= 0 and 1 <= self.threshold <= self.survivors <= self.sites):
             raise ProtocolError(
-                "Expected survivors from 1 to the number of sites, colluding from 0"
+                "Expected threshold <= survivors <= sites, from 1, and colluding from 0"
             )
+        if not 1 <= self.shares <= max(1, self.survivors - self.colluding):
+            raise ProtocolError("Expected shares from 1 to the survivors that do not collude")
+        if not 1 <= self.sites_per_unit <= self.sites:
+            raise ProtocolError("Expected sites_per_unit from 1 to the number of sites")
+        if not _NOISE[0] <= self.noise_multiplier <= _NOISE[1]:
+            raise ProtocolError(f"Expected a noise multiplier from {_NOISE[0]:g} to {_NOISE[1]:g}")
         self.sums(1)  # raises for what no accountant knows
 
     def sums(self, count: int) -> Sums:
@@ -130,9 +140,20 @@ class SumTerms:
         return Sums(event=event, rounding=self.beta * self.sites_per_unit, unlikely=self.unlikely)
 
     def check_noise(self) -> None:
-        """Raise PrivacyError unless the other constants yield the noise multiplier that is charged, to nine digits."""
+        """Raise PrivacyError unless the other constants yield the noise multiplier that is charged, to nine digits.
+
+        Slack and unlikely events must be at least what every private sum of this dimension has. A rate below 1 goes
+        with one unit added or removed at one site: for nothing else is the accountant's sampling proved.
+        """
         if self.bits not in (32, 64):
             raise PrivacyError(f"Expected bits={self.bits} in (32, 64)")
+        if self.slack < FLOAT_SLACK or self.unlikely < self._least_unlikely * (1 - 1e-9):
+            raise PrivacyError("Expected slack and unlikely of at least what every sum has")
+        one_unit_at_one_site = self.adjacency == "add-or-remove-one" and self.sites_per_unit == 1
+        if self.sampling_rate < 1 and not one_unit_at_one_site:
+            raise PrivacyError(
+                "Expected sampling_rate=1 where a neighbour is not one unit more or less at one site"
+            )
         mechanism = SumMechanism(
             dimension=self.dimension, clipping_norm=self.clipping_norm, sites_per_unit=self.sites_per_unit,
             noise_multiplier=self.noise_multiplier, shares=self.shares, sites=self.sites, beta=self.beta,
@@ -144,6 +165,11 @@ class SumTerms:
             raise PrivacyError(
                 f"Expected noise_multiplier={self.noise_multiplier:.9g} of at most {found:.9g}, as its terms yield"
             )
+
+    @property
+    def _least_unlikely(self) -> float:
+        overflow = OVERFLOW if self.sampling_rate < 1 else 0.0
+        return overflow + self.dimension * self.sites * SAMPLER_DISTANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,22 +225,19 @@ class Namespace(Body):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(Body):
-    """A data set of that namespace: the column that names its units (None: every record is one), and a keyed mark.
+    """A data set of that namespace, and the column that names its units (None: every record is one).
 
-    The mark is an HMAC of the data under a secret of the site: it tells the site whether these are the same records,
-    and nobody else anything.
+    Nothing of the data is in it, not even a keyed hash: two equal ones would tell that nobody had joined or left.
     """
 
     KIND = "data-set"
     data_set: str
     namespace: str
     unit: str | None
-    mark: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_name(self.data_set, self.namespace)
-        _require_hash(self.mark)
+        _require_name(self.data_set, self.namespace, *([] if self.unit is None else [self.unit]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +349,7 @@ class Entry:
     def __post_init__(self) -> None:
         if not isinstance(self.previous, str) or type(self.body) not in BODIES.values():
             raise ProtocolError("Expected an entry that follows a hash and says something")
-        for number, largest in ((self.sequence, 2**31), (self.time, 2**53)):
+        for number, largest in ((self.sequence, 2**31), (self.time, _LATEST)):
             if type(number) is not int or not 0 <= number < largest:
                 raise ProtocolError("Expected a sequence and a time of at least 0")
         _require_hash(self.previous)
@@ -340,7 +363,16 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """The bytes that are hashed, signed and chained."""
+        return self._content
+
+    @functools.cached_property
+    def _content(self) -> bytes:
         return canonical_json(self.to_values())
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of these bytes: how the next entry and receipts name this one."""
+        return hash_of(self._content)
 
     @staticmethod
     def from_bytes(content: bytes) -> Entry:
@@ -377,10 +409,8 @@ class SignedEntry:
     @staticmethod
     def sign(entry: Entry, key: SigningKey) -> SignedEntry:
         """Sign it."""
-        content = entry.to_bytes()
-        return SignedEntry(
-            content=content, signature=key.sign("ledger", bytes.fromhex(hash_of(content)))
-        )
+        signature = key.sign("ledger", bytes.fromhex(entry.hash))
+        return SignedEntry(content=entry.to_bytes(), signature=signature)
 
     def verify(self, public: bytes) -> None:
         """Raise ProtocolError unless the key of these 32 bytes signed it."""
@@ -422,12 +452,8 @@ def _written(value: Any) -> Any:
     return [_written(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _read(kind: type[Any], values: Any) -> Any:
-    hints = {
-        name: hint
-        for name, hint in typing.get_type_hints(kind).items()
-        if get_origin(hint) is not ClassVar
-    }
+def _read(kind: Any, values: Any) -> Any:
+    hints = _fields(kind)
     if not isinstance(values, Mapping) or set(values) != set(hints):
         raise ProtocolError(f"Expected {', '.join(sorted(hints))}")
     try:
@@ -440,18 +466,27 @@ def _value(hint: Any, raw: Any) -> Any:
     """`raw` of JSON as `hint` wants it, as far as their forms differ; the dataclass checks the rest."""
     if get_origin(hint) is types.UnionType:
         return None if raw is None else _value(get_args(hint)[0], raw)
-    if get_origin(hint) is tuple and isinstance(raw, list):
+    if get_origin(hint) is tuple:
+        if not isinstance(raw, list):
+            raise ProtocolError("Expected an array")
         return tuple(_value(get_args(hint)[0], each) for each in raw)
     if is_dataclass(hint):
-        return _read(typing.cast("type[Any]", hint), raw)
+        return _read(hint, raw)
     return float(raw) if hint is float and type(raw) is int else raw
 
 
 def _check(owner: Any) -> None:
     """Raise ProtocolError unless every field has its declared type."""
-    for name, hint in typing.get_type_hints(type(owner)).items():
-        if get_origin(hint) is not ClassVar and not fits(getattr(owner, name), hint):
+    for name, hint in _fields(owner.__class__).items():
+        if not fits(getattr(owner, name), hint):
             raise ProtocolError(f"Expected another type of {name}")
+
+
+@functools.cache
+def _fields(kind: type[Any]) -> dict[str, Any]:
+    """Fields by name and type; kept, as evaluating annotations takes longer than all else that an entry needs."""
+    hints = typing.get_type_hints(kind)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
 def _require_name(*names: str) -> None:

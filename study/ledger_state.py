@@ -21,12 +21,12 @@ is enough. A study is of one namespace, that of its data set, and no other names
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from privacy.errors import BudgetError, LedgerError, PrivacyError, ProtocolError
-from privacy.filters import Cost, LifetimeCap, Sums, cost_of
+from privacy.filters import Cost, LifetimeCap, Sums
 from study.ledger_entries import (
     FIRST,
     Answered,
@@ -42,7 +42,6 @@ from study.ledger_entries import (
     Opened,
     Refused,
     SignedEntry,
-    hash_of,
 )
 
 __all__ = ["Asked", "Budget", "LedgerState", "StudyAccount", "replay"]
@@ -83,12 +82,6 @@ class StudyAccount:
             if each.terms is not None and self.charged[each.function]
         ]
 
-    def held(self) -> list[Sums]:
-        """The sums that count against the budget: all declared ones while the study is open, then those charged."""
-        if self.closed:
-            return self.spent()
-        return _all_of(self.approval)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -126,6 +119,10 @@ class LedgerState:
         self.data_sets: dict[str, DataSet] = {}
         self.studies: dict[str, StudyAccount] = {}
         self.refusals: set[tuple[str, str]] = set()
+        self._settled: dict[
+            str, Cost
+        ] = {}  # of closed studies, by namespace; added up once, as there may be many
+        self._reserved: dict[str, dict[str, Cost]] = {}  # of open ones, by namespace and study
 
     def account(self, study: str) -> StudyAccount:
         """The account of an approved study. Raises LedgerError where there is none."""
@@ -140,18 +137,13 @@ class LedgerState:
         cap = self.namespaces[namespace]
         if cap is None:
             return None
-        accounts = list(self.accounts_of(namespace))
-        return Budget(
-            cap=cap,
-            spent=cost_of(cap, [each.spent() for each in accounts]),
-            held=cost_of(cap, [each.held() for each in accounts]),
-        )
+        settled, reserved = self._settled[namespace], self._reserved[namespace]
+        spent = (cap.cost(self.studies[each].spent()) for each in reserved)
+        return Budget(cap=cap, spent=sum(spent, settled), held=sum(reserved.values(), settled))
 
-    def accounts_of(self, namespace: str) -> Iterator[StudyAccount]:
-        """The studies that data sets of this namespace answer."""
-        for account in self.studies.values():
-            if self.data_sets[account.approval.data_set].namespace == namespace:
-                yield account
+    def namespace_of(self, account: StudyAccount) -> str:
+        """Whose budget a study spends: that of its data set, which keeps its namespace."""
+        return self.data_sets[account.approval.data_set].namespace
 
     def next_entry(self, body: Body, *, time: int) -> Entry:
         """The entry that would say this next."""
@@ -167,53 +159,53 @@ class LedgerState:
             raise LedgerError("Expected the entry that follows the one before, found another")
         if isinstance(entry.body, Opened) != (self.opened is None):
             raise LedgerError("Expected one entry that opens the ledger, and no other before it")
-        head = hash_of(entry.to_bytes())
-        _RULES[type(entry.body)](self, entry.body, entry.sequence, head)
-        self.entries, self.head, self.time = self.entries + 1, head, entry.time
+        _RULES[type(entry.body)](self, entry.body, entry)
+        self.entries, self.head, self.time = self.entries + 1, entry.hash, entry.time
 
-    def _open(self, body: Opened, *_place: object) -> None:
+    def _open(self, body: Opened, _entry: Entry) -> None:
         self.opened = body
 
-    def _add_namespace(self, body: Namespace, *_place: object) -> None:
+    def _add_namespace(self, body: Namespace, _entry: Entry) -> None:
         if body.namespace in self.namespaces:
             raise LedgerError(f'Expected a new namespace, found "{body.namespace}" again')
         self.namespaces[body.namespace] = body.cap
+        if body.cap is not None:
+            self._settled[body.namespace] = body.cap.nothing
+            self._reserved[body.namespace] = {}
 
-    def _add_data_set(self, body: DataSet, *_place: object) -> None:
+    def _add_data_set(self, body: DataSet, _entry: Entry) -> None:
         if body.namespace not in self.namespaces:
             raise LedgerError(f'Expected a namespace of this ledger, found "{body.namespace}"')
+        for other in self.data_sets.values():
+            if other.namespace == body.namespace and (other.unit is None) != (body.unit is None):
+                raise LedgerError(
+                    f'Expected data sets of namespace "{body.namespace}" to be all of records, or all of units that a '
+                    f'column names, as "{other.data_set}" is',
+                    hint="a budget of records would be spent once for each record of a person",
+                )
         earlier = self.data_sets.get(body.data_set, body)
         if (earlier.namespace, earlier.unit) != (body.namespace, body.unit):
             raise LedgerError(f'Expected "{body.data_set}" to keep its namespace and unit')
         self.data_sets[body.data_set] = body
 
-    def _approve(self, body: Approved, *_place: object) -> None:
+    def _approve(self, body: Approved, _entry: Entry) -> None:
         if body.study in self.studies:
-            raise LedgerError("Expected a study that is new to this ledger")
+            state = "is closed" if self.studies[body.study].closed else "was approved otherwise"
+            raise LedgerError(
+                f"Expected a study that is new to this ledger, found one that {state}"
+            )
         if body.data_set not in self.data_sets:
             raise LedgerError(f'Expected a data set of this ledger, found "{body.data_set}"')
         for each in body.sums:
             if each.terms is not None:
-                _require_sound(each)
-        self._require_budget(body)
+                _require_sound(each, self.data_sets[body.data_set])
+        namespace = self.data_sets[body.data_set].namespace
+        budget = self.budget(namespace)
+        if budget is not None:
+            self._reserved[namespace][body.study] = _cost_within(budget, body)
         self.studies[body.study] = StudyAccount(approval=body)
 
-    def _require_budget(self, body: Approved) -> None:
-        budget = self.budget(self.data_sets[body.data_set].namespace)
-        if budget is None:
-            return
-        if any(each.terms is None for each in body.sums):
-            raise LedgerError("Expected a study with privacy, found one without")
-        wanted = budget.cap.cost(_all_of(body))
-        if not budget.cap.holds(budget.held + wanted):
-            raise BudgetError(
-                f"Expected a study within the lifetime budget of epsilon {budget.cap.epsilon:g}: "
-                f"{budget.epsilon_held:.3g} of it is spent or reserved, "
-                f"and with this study it would be {budget.cap.epsilon_of(budget.held + wanted):.3g}",
-                hint=_what_remains(budget),
-            )
-
-    def _charge(self, body: Charged, sequence: int, head: str) -> None:
+    def _charge(self, body: Charged, entry: Entry) -> None:
         account = self._open_account(body.study)
         if body.index in account.asked:
             raise LedgerError(f"Expected a new query, found number {body.index} again")
@@ -222,13 +214,13 @@ class LedgerState:
             raise LedgerError(f"Expected at most {declared.count} queries of {body.function}")
         if body.terms != declared.terms:
             raise LedgerError("Expected the terms that were approved")
-        account.asked[body.index] = Asked(charge=body, sequence=sequence, head=head)
+        account.asked[body.index] = Asked(charge=body, sequence=entry.sequence, head=entry.hash)
         account.charged[body.function] += 1
 
-    def _answer(self, body: Answered, *_place: object) -> None:
+    def _answer(self, body: Answered, _entry: Entry) -> None:
         self._settle(body.study, body.index, "answered", body.answer)
 
-    def _burn(self, body: Burnt, *_place: object) -> None:
+    def _burn(self, body: Burnt, _entry: Entry) -> None:
         self._settle(body.study, body.index, "burnt", None)
 
     def _settle(
@@ -243,14 +235,19 @@ class LedgerState:
             charge=asked.charge, sequence=asked.sequence, head=asked.head, status=status, answer=answer
         )  # fmt: skip
 
-    def _close(self, body: Closed, *_place: object) -> None:
+    def _close(self, body: Closed, _entry: Entry) -> None:
         account = self._open_account(body.study)
         pending = [index for index, each in account.asked.items() if each.status == "pending"]
         if pending:
             raise LedgerError(f"Expected no pending query, found number {pending[0]}")
+        namespace = self.namespace_of(account)
+        cap = self.namespaces[namespace]
+        if cap is not None:
+            self._settled[namespace] += cap.cost(account.spent())
+            del self._reserved[namespace][body.study]
         account.closed = True
 
-    def _refuse(self, body: Refused, *_place: object) -> None:
+    def _refuse(self, body: Refused, _entry: Entry) -> None:
         self.refusals.add((body.study, body.reason))
 
     def _open_account(self, study: str) -> StudyAccount:
@@ -295,25 +292,57 @@ def replay(signed: Iterable[SignedEntry], public: bytes | None = None) -> Ledger
     return state
 
 
-def _all_of(approval: Approved) -> list[Sums]:
-    return [each.terms.sums(each.count) for each in approval.sums if each.terms is not None]
+def _cost_within(budget: Budget, approval: Approved) -> Cost:
+    """What every sum that a study may ask costs. Raises BudgetError if that is more than is left."""
+    terms = [(each.terms, each.count) for each in approval.sums]
+    sums = [each.sums(count) for each, count in terms if each is not None]
+    if len(sums) < len(terms):
+        raise LedgerError("Expected a study with privacy, found one without")
+    wanted = budget.cap.cost(sums)
+    if not budget.cap.holds(budget.held + wanted):
+        raise BudgetError(_what_lacks(budget, wanted), hint=_what_remains(budget))
+    return wanted
 
 
-def _require_sound(declared: DeclaredSum) -> None:
+def _require_sound(declared: DeclaredSum, data_set: DataSet) -> None:
+    """Terms that this version of the protocol can have, for units of this data set, and the noise that they yield.
+
+    Nothing is masked yet, so whoever receives an answer lacks one share of noise and no more. There are sums of
+    training units alone. And a study protects the very units of the budget, or whole sites, of which they are parts.
+    """
+    terms = declared.terms
+    if terms is None:
+        return
+    own = "record" if data_set.unit is None else f"a unit of column {data_set.unit}"
+    meanings = {(own, "add-or-remove-one"), ("site", "replace-one")}
+    if (terms.shares, terms.part) != (1, "train") or (terms.unit, terms.adjacency) not in meanings:
+        raise LedgerError(
+            f"Expected terms of {declared.function} for one share of noise, training units, and {own}"
+        )
     try:
-        if declared.terms is not None:
-            declared.terms.check_noise()
+        terms.check_noise()
     except (PrivacyError, ArithmeticError, ValueError) as error:
         raise LedgerError(f"Expected sound terms of {declared.function}: {error}") from error
 
 
-def _what_remains(budget: Budget) -> str:
-    mu = budget.cap.remaining_mu(budget.held)
-    if mu == 0:
+def _what_lacks(budget: Budget, wanted: Cost) -> str:
+    cap, held = budget.cap, budget.held
+    if (held + wanted).extra > cap.extra:
         return (
-            "nothing remains; a study that is over gives back what it never asked when it is closed"
+            f"Expected a study whose rounding and unlikely events fit in {cap.extra:.3g}, a tenth of the lifetime "
+            f"delta: {held.extra:.3g} of it is spent or reserved, and with this study it would be "
+            f"{(held + wanted).extra:.3g}"
         )
     return (
-        f"what remains buys an unsampled study of mu = {mu:.3g} (noise multiplier sqrt(rounds) / mu); "
-        "a study that is over gives back what it never asked when it is closed"
+        f"Expected a study within the lifetime budget of epsilon {cap.epsilon:g}: {budget.epsilon_held:.3g} of it is "
+        f"spent or reserved, and with this study it would be {cap.epsilon_of(held + wanted):.3g}"
+    )
+
+
+def _what_remains(budget: Budget) -> str:
+    mu, extra = budget.cap.remaining_mu(budget.held), budget.cap.extra - budget.held.extra
+    return (
+        f"what remains buys an unsampled study of mu = {mu:.3g} (noise multiplier sqrt(rounds) / mu) whose rounding "
+        f"and unlikely events take at most {extra:.3g} of delta; a study that is over gives back what it never asked "
+        "when it is closed"
     )

@@ -27,7 +27,16 @@ from study.guarantee import Guarantee, Stage
 from study.models import model_of
 from study.scaling import moments_to_standard
 
-__all__ = ["Ask", "Plan", "Received", "learning_rate_of", "seed_of", "start_plan", "training_loss"]
+__all__ = [
+    "Ask",
+    "Plan",
+    "Received",
+    "expected_units",
+    "learning_rate_of",
+    "seed_of",
+    "start_plan",
+    "training_loss",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,7 +102,7 @@ def _train(guarantee: Guarantee) -> Plan:
                 f"Round {number} of {study.training.rounds} was abandoned and no spare round is left",
                 hint="declare training.spare_rounds, or raise privacy.max_dropouts",
             )
-        mean = received.total / _expected_units(guarantee, stage, received.sites)
+        mean = received.total / expected_units(guarantee, stage, received.sites)
         gradient = mean[: model.size] if stage.function == "gradient" else -mean[: model.size]
         if not np.isfinite(gradient).all():
             raise DiscreetError("Training has left all bounds", hint="lower training.learning_rate")
@@ -122,12 +131,12 @@ def _learn_scaling(guarantee: Guarantee) -> Generator[Ask, Received | None, Para
     else:
         mean, deviation = moments_to_standard(
             float(received.total[0]), received.total[1 : 1 + features], received.total[1 + features :],
-            _expected_units(guarantee, stage, received.sites),
+            expected_units(guarantee, stage, received.sites),
         )  # fmt: skip
     return dict(zip(SCALING_NAMES, (mean, deviation), strict=True))
 
 
-def _expected_units(guarantee: Guarantee, stage: Stage, survivors: int) -> float:
+def expected_units(guarantee: Guarantee, stage: Stage, survivors: int) -> float:
     """The public denominator of a mean: never a true count.
 
     The declared number of records, times the rate, times the part of the sites that answered.
@@ -142,7 +151,7 @@ def training_loss(guarantee: Guarantee, function: str, received: Received) -> fl
     """The noisy mean training loss that a sum tells; None if it tells none."""
     if function == "moments" or not guarantee.study.training.signal:
         return None
-    units = _expected_units(guarantee, guarantee.stage(function), received.sites)
+    units = expected_units(guarantee, guarantee.stage(function), received.sites)
     return loss_of_signal(guarantee.study, float(received.total[-1]) / units)
 
 

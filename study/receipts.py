@@ -42,7 +42,8 @@ class Receipt:
 
     def __post_init__(self) -> None:
         for name in ("study", "transcript", "head", "answer"):
-            if not re.fullmatch("[0-9a-f]{64}", str(getattr(self, name))):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
                 raise ProtocolError(f"Expected {name} of 64 hexadecimal digits")
         for name in ("index", "sequence"):
             value = getattr(self, name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from discreet.console import errors_explained, print_json, print_table, results, say
-from privacy.errors import LedgerError, UserError
+from privacy.errors import LedgerError, PrivacyError, UserError
 
 if TYPE_CHECKING:
     from client.ledger import Ledger
@@ -29,6 +29,11 @@ app = typer.Typer(
     "A ledger belongs to one site. It is append-only, hash-chained and signed; every query is charged before it is "
     "computed. Start with: discreet ledger register records.csv --ledger site/ledger.sqlite",
 )  # fmt: skip
+
+_EPSILON, _DELTA = (
+    10.0,
+    1e-5,
+)  # of a new namespace: what a study's own delta is, unless it says otherwise
 
 LedgerPath = Annotated[
     Path, typer.Argument(metavar="LEDGER", help="The ledger, or the directory of its site.")
@@ -77,11 +82,14 @@ def register_data_set(
     epsilon: Annotated[
         float | None,
         typer.Option(
-            help="A new namespace: epsilon of everything that will ever be asked. Default: 10."
+            min=1e-3,
+            max=50.0,
+            help="A new namespace: epsilon of everything that will ever be asked. Default: 10.",
         ),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option(help="A new namespace: its delta. Default: 1e-6.")
+        float | None,
+        typer.Option(min=1e-20, max=0.1, help="A new namespace: its delta. Default: 1e-5."),
     ] = None,
     site: Annotated[
         str | None, typer.Option(help="A new ledger: the site's name. Default: its directory's.")
@@ -108,12 +116,13 @@ def register_data_set(
     from client.tables import read_table
 
     with errors_explained():
-        table = read_table(data)
-        identities = identities_of(table, unit)
-        with _opened(ledger, key, make=site or "") as (opened, secret):
+        table, cap = read_table(data), _cap_of(epsilon, delta)
+        identities, rows = identities_of(table, unit), identities_of(table, None)
+        with _opened(ledger, key, make=site or "") as (opened, _):
+            _require_same_budget(opened, namespace, epsilon, delta)
             register(
-                opened, secret, data_set=name or data.stem, namespace=namespace, unit=unit, identities=identities,
-                cap=_cap_for(opened, namespace, epsilon, delta), distinct=distinct,
+                opened, data_set=name or data.stem, namespace=namespace, unit=unit,
+                identities=[*identities, *rows], cap=cap, distinct=distinct,
             )  # fmt: skip
             state = opened.state
             people = len(set(identities))
@@ -262,7 +271,7 @@ def export_ledger(
 
     with errors_explained():
         entries = read_ledger(_file(ledger))
-        _write_lines(out, [each.to_line() for each in entries], force=force)
+        _write_lines(out, [each.to_line() for each in entries], force=force, ledger=ledger)
         say(f"Wrote {len(entries)} entries to {out}.")
         if json:
             print_json({"out": str(out), "entries": len(entries)})
@@ -286,7 +295,7 @@ def export_receipts(
 
     with errors_explained(), _opened(ledger, key) as (opened, secret):
         receipts = receipts_of(opened.state, secret)
-        _write_lines(out, [each.to_line() for each in receipts], force=force)
+        _write_lines(out, [each.to_line() for each in receipts], force=force, ledger=ledger)
         say(f"Wrote {len(receipts)} receipts to {out}.")
         if json:
             print_json({"out": str(out), "receipts": len(receipts)})
@@ -333,7 +342,14 @@ def verify_export(
 
 
 def _file(ledger: Path) -> Path:
-    return ledger / "ledger.sqlite" if ledger.is_dir() else ledger
+    """A directory, or a name without an ending that is not there yet, is the site's directory."""
+    directory = ledger.is_dir() or not (ledger.suffix or ledger.exists())
+    return ledger / "ledger.sqlite" if directory else ledger
+
+
+def _key_of(path: Path) -> Path:
+    """A key belongs to one ledger: two histories under one key would be a fork."""
+    return path.with_name("site.key") if path.name == "ledger.sqlite" else path.with_suffix(".key")
 
 
 def _replayed(ledger: Path) -> LedgerState:
@@ -352,9 +368,9 @@ def _opened(
     from study.keyfiles import read_key
 
     path = _file(ledger)
-    key_path = key or path.with_name("site.key")
+    key_path = key or _key_of(path)
     if not path.exists() and make is not None:
-        _make(path, key_path, make)
+        _make(path, key_path, make, given=key is not None)
     secret = read_key(key_path)
     opened = Ledger(path, secret)
     try:
@@ -363,42 +379,56 @@ def _opened(
         opened.close()
 
 
-def _make(path: Path, key_path: Path, site: str) -> None:
+def _make(path: Path, key_path: Path, site: str, *, given: bool) -> None:
     from client.ledger import create_ledger
-    from study.keyfiles import create_key, read_key, write_public_key
+    from study.keyfiles import create_key, read_key, read_public_key, write_public_key
     from study.signing import fingerprint
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    if key_path.exists() and not given:
+        raise UserError(
+            f"{key_path} is there, and the ledger that it signs is not: {path}",
+            hint="find the ledger, as what was charged stays charged; or move the key away: a new ledger has a new one",
+        )
     secret = read_key(key_path) if key_path.exists() else create_key(key_path)
     public = key_path.with_suffix(".pub")
     if not public.exists():
         write_public_key(public, secret)
+    elif read_public_key(public) != secret.public:
+        raise UserError(
+            f"{public} is not the public half of {key_path}", hint="move it; it is made anew"
+        )
     create_ledger(path, secret, site or path.resolve().parent.name)
     say(
         f"Made {path} and {key_path}. Public key {public}, fingerprint {fingerprint(secret.public)}"
     )
 
 
-def _cap_for(
-    ledger: Ledger, namespace: str, epsilon: float | None, delta: float | None
-) -> LifetimeCap | None:
-    """The budget of a new namespace; of an old one, what is asked must be what it has: a budget never changes."""
+def _cap_of(epsilon: float | None, delta: float | None) -> LifetimeCap:
+    """The budget of a new namespace."""
     from privacy.filters import LifetimeCap, default_orders
 
-    if namespace not in ledger.state.namespaces:
-        epsilon, delta = epsilon or 10.0, delta or 1e-6
+    epsilon = _EPSILON if epsilon is None else epsilon
+    delta = _DELTA if delta is None else delta
+    try:
         return LifetimeCap(epsilon=epsilon, delta=delta, orders=default_orders(epsilon, delta))
+    except PrivacyError as error:  # not a number
+        raise UserError(error.message) from error
+
+
+def _require_same_budget(
+    ledger: Ledger, namespace: str, epsilon: float | None, delta: float | None
+) -> None:
+    """What is asked for a namespace that is there must be what it has: a budget never changes."""
+    if namespace not in ledger.state.namespaces:
+        return
     found = ledger.state.namespaces[namespace]
-    if found is None or (epsilon or found.epsilon, delta or found.delta) != (
-        found.epsilon,
-        found.delta,
-    ):
+    if found is None or epsilon not in (None, found.epsilon) or delta not in (None, found.delta):
         budget = "none" if found is None else f"epsilon {found.epsilon:g} at delta {found.delta:g}"
         raise UserError(
             f'The namespace "{namespace}" has a lifetime budget already: {budget}',
             hint="a budget is fixed once; leave --epsilon and --delta out to share it",
         )
-    return found
 
 
 def _in_words(values: dict[str, Any]) -> dict[str, str]:
@@ -421,9 +451,11 @@ def _gist(body: Body) -> str:
     )
 
 
-def _write_lines(out: Path, lines: list[bytes], *, force: bool) -> None:
+def _write_lines(out: Path, lines: list[bytes], *, force: bool, ledger: Path) -> None:
     from server.checkpoint import write_whole
 
+    if out.exists() and out.samefile(_file(ledger)):
+        raise UserError(f"{out} is the ledger itself", hint="choose another --out")
     if out.exists() and not force:
         raise UserError(f"{out} exists", hint="choose another --out, or replace it with --force")
     write_whole(out, b"".join(line + b"\n" for line in lines))

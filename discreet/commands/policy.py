@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.policy import Policy, policy_text, policy_to_values, read_policy
-from discreet.commands.study import guarantee_of
+from discreet.commands.shared import guarantee_of
 from discreet.console import FAILED, errors_explained, print_json, print_table, results, say
 from privacy.errors import UserError
 from study.parsing import read_study

@@ -170,19 +170,14 @@ def _headline(guarantee: Guarantee) -> str:
 def _shown_round(
     started: list[Guarantee], show: Callable[[int, str], None]
 ) -> Callable[[dict[str, Any]], None]:
-    """Round, epsilon and loss (the mean of the last ten, where noisy); epsilon is computed at fifty points at most."""
-    costs: dict[int, float | None] = {}
+    """Round, what so many declared rounds would cost, and loss (the mean of the last ten, where noisy)."""
     losses: deque[float] = deque(maxlen=10)  # one alone is mostly noise
 
     def on_round(line: dict[str, Any]) -> None:
         guarantee, number = started[0], line["round"]
-        every = max(1, guarantee.study.training.rounds // 50)
-        point = -(-number // every) * every
-        if number and point not in costs:
-            costs[point] = guarantee.epsilon_after(point)
-        said = []
-        if number and costs[point] is not None:
-            said.append(f"ε {costs[point]:.2f}")
+        costs = guarantee.epsilon_by_round
+        cost = costs[number - 1] if costs and number else None
+        said = [] if cost is None else [f"ε {cost:.2f}"]
         if line["loss"] is not None:
             losses.append(line["loss"])
             recent = list(losses)[-1:] if guarantee.epsilon is None else losses

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from discreet.commands.forecast import forecast
+from discreet.commands.shared import File, Json, guarantee_of, with_table
 from discreet.console import errors_explained, print_json, print_table, results, say
 from privacy.errors import UserError
 from study.contract import Study
 from study.parsing import read_study, study_to_values
 from study.templates import TEMPLATES, template_text
 
-if TYPE_CHECKING:
-    from client.tables import Table
-    from study.guarantee import Guarantee  # the accountant takes a second to import: not for --help
-
-__all__ = ["app", "guarantee_of"]
+__all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True, help="Write, check, show and freeze a study: the contract with the sites."
 )
-
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A study, such as study.toml.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")
-]
 
 
 @app.command()
@@ -126,7 +119,7 @@ def freeze(
     from study.freezing import to_toml
 
     with errors_explained():
-        frozen, _ = _with_table(read_study(file), data)
+        frozen, _ = with_table(read_study(file), data)
         if data is not None:
             frozen = replace(frozen, data=replace(frozen.data, source=None))
         require_bounds(frozen, str(data or file))
@@ -139,23 +132,7 @@ def freeze(
             print_json(study_to_values(frozen))
 
 
-def _with_table(study: Study, data: Path | None) -> tuple[Study, Table]:
-    """The study frozen to the columns of its table, and that table, read once."""
-    from client.sources import frozen, load
-
-    table = load(study, data)
-    return frozen(study, data, table), table
-
-
-def guarantee_of(study: Study, *, sites: int | None = None) -> Guarantee:
-    """What a study guarantees with so many sites, or its least number; "all" columns are those of its built-in set."""
-    from study.guarantee import Guarantee, declare
-    from study.models import feature_names
-
-    if isinstance(study.data.features, str) and study.data.source is not None:
-        study, _ = _with_table(study, None)
-    feature_names(study)  # raises where they are not known, and says what to do
-    return Guarantee(declare(study, sites=sites or study.sites.minimum, nonce="0" * 32))
+app.command()(forecast)
 
 
 def _check_data(study: Study, data: Path | None) -> bool:
@@ -166,7 +143,7 @@ def _check_data(study: Study, data: Path | None) -> bool:
         if not isinstance(study.data.features, str):
             guarantee_of(study)
         return False
-    frozen, table = _with_table(study, data)
+    frozen, table = with_table(study, data)
     guarantee_of(frozen)
     check_pooled(records_of(table, frozen), frozen, sites=study.sites.minimum)
     return True

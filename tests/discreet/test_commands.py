@@ -105,6 +105,7 @@ def test_the_commands_are_those_of_the_contract():
     assert set(LEAVES) >= {
         ("demo",), ("simulate",), ("study", "init"), ("study", "check"), ("study", "show"), ("study", "freeze"),
         ("policy", "init"), ("policy", "check"),
+        ("study", "forecast"),
     }  # fmt: skip
 
 

@@ -30,9 +30,27 @@ def test_units_keep_their_first_rows_in_the_order_given():
 
 def test_blocks_are_padded_to_a_public_number():
     assert make_blocks(np.zeros((0, 2)), np.zeros(0), block_units=4) == []
-    blocks = make_blocks(np.ones((5, 2)), np.zeros(5), block_units=4, minimum_blocks=5)
+    blocks = make_blocks(np.ones((5, 2)), np.zeros(5), block_units=4, minimum_units=20)
     assert [int(block.rows.sum()) for block in blocks] == [4, 1, 0, 0, 0]
     assert {block.inputs.shape for block in blocks} == {(4, 1, 2)}
+
+
+def test_the_last_block_has_no_more_tiles_than_it_needs():
+    inputs = np.arange(1.0, 84.0)[:, None]
+    blocks = make_blocks(inputs, np.zeros(83), block_units=64, tile_units=16)
+    assert [(block.units, block.tile) for block in blocks] == [(64, 16), (32, 16)]
+    assert (
+        np.concatenate([block.inputs.reshape(-1) for block in blocks])[:83].tolist()
+        == inputs.reshape(-1).tolist()
+    )
+    padded = make_blocks(inputs, np.zeros(83), block_units=64, tile_units=16, minimum_units=130)
+    assert [block.units for block in padded] == [64, 64, 16]
+
+
+def test_blocks_start_on_a_line_of_the_cache():
+    for units in (5, 16):
+        (block,) = make_blocks(np.ones((5, 3)), np.zeros(5), block_units=units)
+        assert block.flat_inputs.ctypes.data % 64 == 0
 
 
 def test_what_a_block_was_made_of_can_change_afterwards():
@@ -56,8 +74,12 @@ def test_values_never_raise_or_warn():
     ("change", "message"),
     [
         ({"block_units": 0}, "Expected block_units=0 >= 1"),
+        ({"tile_units": 0}, "Expected tile=0 == 4 units"),
+        ({"tile_units": 3}, "Expected tile=3 == 4 units"),
+        ({"tile_units": 2}, "or a multiple of 16 that divides them"),
+        ({"block_units": 48, "tile_units": 32}, "Expected tile=32 == 48 units"),
         ({"rows_per_unit": 0}, "Expected rows_per_unit=0 >= 1"),
-        ({"minimum_blocks": -1}, "Expected minimum_blocks=-1 >= 0"),
+        ({"minimum_units": -1}, "Expected minimum_units=-1 >= 0"),
         ({"targets": np.zeros(2)}, r"Expected targets.shape=\(2,\) == \(3,\)"),
         ({"inputs": np.zeros(3)}, r"Expected inputs of shape \(rows, features\)"),
         ({"units": [0, 1]}, "Expected integer units"),

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradients import make_blocks, make_model, summation_slack, tile_units, unit_gradients
+from gradients._products import summed_width
 
 MARGIN = 1 - 2**-10
 
@@ -24,14 +25,15 @@ def clipped_sum(model, parameters, blocks, bound):
     kind=st.sampled_from(["linear", "softmax", "mlp", "cnn"]),
     rows_per_unit=st.integers(1, 3),
     units=st.integers(2, 70),
-    block_units=st.sampled_from([16, 32]),
+    shape=st.sampled_from([(16, 16), (32, 32), (64, 16), (64, 32)]),
     bound=st.sampled_from([1e-6, 1e-2, 1.0, 1e4]),
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_removing_a_unit_moves_the_sum_by_at_most_the_sensitivity(
-    *, kind, rows_per_unit, units, block_units, bound, scale, seed
+    *, kind, rows_per_unit, units, shape, bound, scale, seed
 ):
+    block_units, tile = shape
     extra = {"softmax": {"classes": 3}, "mlp": {"hidden": (8,), "classes": 3},
              "cnn": {"classes": 3, "filters": (2,), "hidden": (4,)}}.get(kind, {})  # fmt: skip
     model = make_model(kind=kind, inputs=36, **extra)
@@ -44,11 +46,25 @@ def test_removing_a_unit_moves_the_sum_by_at_most_the_sensitivity(
     for kept in (labels >= 0, labels != generator.integers(units)):
         blocks = make_blocks(
             inputs[kept], targets[kept], units=labels[kept],
-            block_units=block_units, rows_per_unit=rows_per_unit,
+            block_units=block_units, tile_units=tile, rows_per_unit=rows_per_unit,
         )  # fmt: skip
         sums.append(clipped_sum(model, parameters, blocks, bound))
     distance = np.linalg.norm(sums[0] - sums[1])
-    assert distance <= bound * (1 + summation_slack(units, block_units, np.float32))
+    assert distance <= bound * (1 + summation_slack(units, tile, np.float32))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    area=st.integers(1, 10**6),
+    tiles=st.integers(1, 64),
+    tile=st.integers(1, 64).map(lambda lanes: 16 * lanes),
+)
+def test_no_term_of_a_sum_is_rounded_more_often_than_a_tile_has_units(area, tiles, tile):
+    width = summed_width(area, tiles * tile, tile)
+    portions = np.diff([*range(0, tiles * tile, width), tiles * tile]) if width else []
+    assert not width or max(portions) + len(portions) - 1 <= tile
+    # One tile is always one sum, and so are as many as there is room for.
+    assert width or tiles > 4 or tile < 32
 
 
 @pytest.mark.parametrize("width", [1, 100, 10_000])

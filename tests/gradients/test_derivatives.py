@@ -78,17 +78,21 @@ def test_weighted_sums_of_several_blocks_are_added_in_place(name, make_problem):
             found.weighted_sum(second, add_to=wrong)
 
 
-@pytest.mark.parametrize("outputs", [1, 10, 32, 33])
+@pytest.mark.parametrize("roundings", [16, 64, 256])
+@pytest.mark.parametrize("outputs", [1, 10, 32, 33, 300])
 @pytest.mark.parametrize("inputs", [1, 20, 784])
-def test_products_of_either_layout_are_summed(inputs, outputs):
+def test_products_of_either_layout_are_summed(inputs, outputs, roundings):
     generator = np.random.default_rng(0)
     left = generator.standard_normal((outputs, 256))
     right = generator.standard_normal((inputs, 256))
     expected = np.einsum("on,in->oi", left, right)
     for layout in ("C", "F"):
-        found = sum_of_outer_products(left, np.asarray(right, order=layout))
-        assert found.flags.c_contiguous
-        assert found == pytest.approx(expected, rel=1e-10, abs=1e-10)
+        parts = list(sum_of_outer_products(left, np.asarray(right, order=layout), roundings))
+        assert all(product.flags.c_contiguous for product, _ in parts)
+        assert sum(product for product, _ in parts) == pytest.approx(expected, rel=1e-10, abs=1e-10)
+        assert sum(sums for _, sums in parts) == pytest.approx(
+            left.sum(axis=1), rel=1e-10, abs=1e-10
+        )
 
 
 def torch_model(torch, model):

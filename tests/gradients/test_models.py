@@ -144,3 +144,19 @@ def test_extreme_scores_give_finite_losses():
         found = unit_gradients(model, parameters, block)
         assert found.losses == pytest.approx([0, 1e4, 1e4])
         assert found.norms[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "tile", "rows", "expected"),
+    [
+        ({"kind": "softmax", "inputs": 784, "classes": 10}, 256, 1, 1024),
+        ({"kind": "softmax", "inputs": 784, "classes": 10}, 16, 1, 1024),
+        ({"kind": "softmax", "inputs": 784, "classes": 10}, 256, 100, 512),
+        ({"kind": "mlp", "inputs": 784, "classes": 10, "hidden": (256,)}, 256, 1, 1024),
+        ({"kind": "mlp", "inputs": 784, "classes": 10, "hidden": (9, 4096)}, 64, 1, 128),
+        ({"kind": "mlp", "inputs": 784, "classes": 10, "hidden": (10_000,)}, 256, 1, 256),
+        ({"kind": "cnn", "inputs": 784, "classes": 10}, 128, 1, 128),
+    ],
+)
+def test_blocks_are_as_wide_as_pays(settings, tile, rows, expected):
+    assert make_model(**settings).block_units(tile, rows) == expected

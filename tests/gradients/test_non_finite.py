@@ -122,7 +122,7 @@ def test_slots_without_rows_contribute_nothing(name, make_problem):
 def test_an_empty_block_gives_zeros(name, make_problem):
     model = make_problem(name, units=1).model
     (block,) = make_blocks(
-        np.zeros((0, model.inputs)), np.zeros(0, np.int64), block_units=4, minimum_blocks=1
+        np.zeros((0, model.inputs)), np.zeros(0, np.int64), block_units=4, minimum_units=1
     )
     found = unit_gradients(model, model.initial(bytes(32)), block)
     assert (found.norms == 0).all()

@@ -14,12 +14,10 @@ class Bug:
     old: str
     new: str
     killer: str
+    more: tuple[
+        tuple[str, str], ...
+    ] = ()  # other texts of the same file that the bug needs replaced
 
-
-ANSWERS = "tests/client/test_answers.py"
-CONTRIBUTIONS = "tests/study/test_contributions.py"
-GUARANTEE = "tests/study/test_guarantee.py"
-SUM = "tests/privacy/test_private_sum.py"
 
 BUGS = [
     Bug(
@@ -27,49 +25,49 @@ BUGS = [
         "privacy/private_sum.py",
         "    return sample_discrete_gaussian(mechanism.deviation, mechanism.dimension, keystream)\n",
         "    return sample_discrete_gaussian(mechanism.deviation, mechanism.dimension, keystream) // 2\n",
-        SUM,
+        "tests/privacy/test_private_sum.py::test_an_answer_has_the_declared_noise_around_the_sum",
     ),
     Bug(
         "noise sized for all sites, as if nobody colluded or dropped out",
         "study/guarantee.py",
         'shares = survivors - privacy.max_colluding if privacy.trust == "aggregate" else 1',
         'shares = sites if privacy.trust == "aggregate" else 1',
-        GUARANTEE,
+        "tests/study/test_guarantee.py::test_the_constants_of_a_roster",
     ),
     Bug(
         "survivors of the roster, dropouts forgotten",
         "study/guarantee.py",
         "    survivors = sites - privacy.max_dropouts\n",
         "    survivors = sites\n",
-        GUARANTEE,
+        "tests/study/test_guarantee.py::test_the_constants_of_a_roster",
     ),
     Bug(
         "only the last layer clipped",
         "gradients/per_example.py",
         "        squares += gradient.squared_norms()\n",
         "        squares += 0 * gradient.squared_norms()\n",
-        "tests/gradients/test_derivatives.py",
+        "tests/gradients/test_derivatives.py::test_norms_are_those_of_the_gradients_that_are_summed",
     ),
     Bug(
         "biases (and scalars) left out of the norm",
         "gradients/blocks.py",
         '"augmented": np.pad(squares, padding).reshape(-1) + 1,',
         '"augmented": np.pad(squares, padding).reshape(-1),',
-        "tests/gradients/test_derivatives.py",
+        "tests/gradients/test_derivatives.py::test_norms_are_those_of_the_gradients_that_are_summed",
     ),
     Bug(
         "NaN passes clipping",
         "privacy/clipping.py",
-        "    finite = np.isfinite(norms) & (norms >= 0)\n",
-        "    finite = np.isnan(norms) | (np.isfinite(norms) & (norms >= 0))\n",
-        "tests/privacy/test_clipping.py",
+        "    return np.where(finite & (weights >= np.finfo(np.float64).tiny), weights, 0.0)\n",
+        "    return np.where(np.isinf(norms) | (weights < np.finfo(np.float64).tiny), 0.0, weights)\n",
+        "tests/privacy/test_clipping.py::test_weights_are_those_of_the_table",
     ),
     Bug(
         "a zero norm divides by zero",
         "privacy/clipping.py",
         "        weights = bound / np.maximum(safe, bound)\n",
         "        weights = np.minimum(1, bound / safe)\n",
-        "tests/privacy/test_clipping.py",
+        "tests/privacy/test_clipping.py::test_weights_are_those_of_the_table",
     ),
     Bug(
         "a site's sum weighted by its number of units",
@@ -77,7 +75,7 @@ BUGS = [
         "            return study.contributor.clipped_sum(query.function, query.parameters, chosen)\n",
         "            found = study.contributor.clipped_sum(query.function, query.parameters, chosen)\n"
         "            return found * max(1, int(chosen.sum())) / 4\n",
-        ANSWERS,
+        "tests/client/test_answers.py::TestNoise::test_with_trust_in_the_server_an_answer_is_rounded_and_no_more",
     ),
     Bug(
         "clipped after summing",
@@ -87,7 +85,7 @@ BUGS = [
         "            weights = np.ones_like(signal)\n"
         "            gradients.weighted_sum(weights, add_to=total[: self._model.size])\n"
         "            total *= float(self._weights(np.array([np.linalg.norm(total)]), stage)[0])\n",
-        CONTRIBUTIONS,
+        "tests/study/test_contributions.py::test_one_unit_moves_a_gradient_sum_by_at_most_its_clipping_norm",
     ),
     Bug(
         "Gram-matrix norms in float32, without a bound for cancellation",
@@ -102,36 +100,41 @@ BUGS = [
         "        return np.abs(gram.sum(axis=(1, 2))).astype(np.float64)\n"
         "        squares = np.empty(self._batch.units)\n"
         "        for part, weights, biases in self._gradients():\n",
-        "tests/gradients",
+        "tests/gradients/test_non_finite.py::test_rows_that_cancel_have_the_norm_of_their_sum",
     ),
     Bug(
         "a unit's gradient divided by the rows of its whole block",
         "gradients/blocks.py",
         "    weights = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)\n",
         "    weights = rows / np.maximum(rows.sum(), 1)\n",
-        "tests/gradients",
+        "tests/gradients/test_bits.py::test_dense_models_do_not_see_position_or_company",
     ),
     Bug(
         "one keystream for dither and noise",
         "client/answers.py",
         'noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,',
         'noise_share=Keystream(self._entropy("dither", *labels)) if with_noise else None,',
-        ANSWERS,
+        "tests/client/test_answers.py::TestNoise::test_every_purpose_has_a_key_of_its_own",
     ),
     Bug(
         "the same noise for every query",
         "client/answers.py",
         'noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,',
         'noise_share=Keystream(self._entropy("noise", query.declaration.hash)) if with_noise else None,',
-        ANSWERS,
+        "tests/client/test_answers.py::TestNoise::test_two_queries_with_the_same_parameters_have_noise_of_their_own",
     ),
     Bug(
         "a keystream that starts anew at every call",
         "privacy/keystream.py",
         "        with self._lock:\n",
-        "        self._encryptor = Cipher(algorithms.AES256(self._key), modes.CTR(bytes(16))).encryptor()\n"
-        "        with self._lock:\n",
-        "tests/privacy/test_keystream.py",
+        "        self._encryptor = self._start()\n        with self._lock:\n",
+        "tests/privacy/test_keystream.py::test_words_do_not_depend_on_how_they_are_asked_for",
+        more=(
+            (
+                "        self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()\n",
+                "        self._start = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor\n",
+            ),
+        ),
     ),
     Bug(
         "sampling with replacement, of a fixed size",
@@ -141,7 +144,7 @@ BUGS = [
         "    if count:\n"
         "        chosen[keystream.words(round(rate * count)) % np.uint64(count)] = True\n"
         "    return chosen\n",
-        "tests/privacy/test_sampling.py",
+        "tests/privacy/test_sampling.py::test_the_number_drawn_is_binomial",
     ),
     Bug(
         "sampling rate from the true count",
@@ -150,49 +153,49 @@ BUGS = [
         "            rate = stage.sampling_rate if stage.sampling_rate == 1 else min(\n"
         "                0.99, stage.sampling_rate * 20 / max(1, study.contributor.unit_count))\n"
         "            chosen = poisson_sample(study.contributor.unit_count, rate, sample)\n",
-        ANSWERS,
+        "tests/client/test_answers.py::TestSampling::test_units_take_part_with_the_declared_rate",
     ),
     Bug(
         "sensitivity before rounding",
         "privacy/rounding.py",
         "    return min(reach + root, math.sqrt(likely))\n",
         "    return reach\n",
-        "tests/privacy/test_rounding.py",
+        "tests/privacy/test_rounding.py::test_the_likely_bound_fails_no_more_often_than_beta",
     ),
     Bug(
         "floating-point slack left out of the sensitivity",
         "privacy/private_sum.py",
         "    return sites * rounded_sensitivity(reach / sites, dimension, beta) * (1 + eta)\n",
         "    return sites * rounded_sensitivity(reach / sites, dimension, beta)\n",
-        SUM,
+        "tests/privacy/test_private_sum.py::test_k_shares_are_the_noise_that_the_accountant_is_told",
     ),
     Bug(
         "rounding of one site counted for a unit at several",
         "privacy/private_sum.py",
         "    return sites * rounded_sensitivity(reach / sites, dimension, beta) * (1 + eta)\n",
         "    return rounded_sensitivity(reach, dimension, beta) * (1 + eta)\n",
-        SUM,
+        "tests/privacy/test_private_sum.py::test_a_unit_at_several_sites_is_rounded_at_each",
     ),
     Bug(
         "a unit at several sites clipped to C at each",
         "privacy/private_sum.py",
         "        return self.clipping_norm / self.sites_per_unit\n",
         "        return self.clipping_norm\n",
-        SUM,
+        "tests/privacy/test_private_sum.py::test_a_unit_at_several_sites_is_rounded_at_each",
     ),
     Bug(
         "no clamp: a unit's part may wrap around the ring",
         "privacy/rounding.py",
         "    clamped = np.clip(scaled, -float(clamp), float(clamp))\n",
         "    clamped = scaled\n",
-        "tests/privacy/test_rounding.py",
+        "tests/privacy/test_rounding.py::test_values_beyond_the_clamp_are_clamped",
     ),
     Bug(
         "rounding to nearest, without dither",
         "privacy/rounding.py",
         "    dither = keystream.words(scaled.size)\n",
         "    dither = np.full(scaled.size, 2**63, dtype=np.uint64)\n",
-        "tests/privacy/test_rounding.py",
+        "tests/privacy/test_rounding.py::test_rounding_is_the_floor_of_the_value_plus_the_dither",
     ),
     Bug(
         "charged after computing",
@@ -203,24 +206,23 @@ BUGS = [
         "        try:\n"
         "            answer = self._computed(study, query, name).to_bytes()\n"
         "            self._ledger.charge(*key, query.function, name)\n",
-        ANSWERS,
+        "tests/client/test_answers.py::TestCharges::test_a_query_is_charged_before_any_record_is_looked_at",
     ),
     Bug(
         "not charged at all",
         "client/answers.py",
         "        self._ledger.charge(*key, query.function, name)\n",
         "",
-        ANSWERS,
+        "tests/client/test_answers.py::TestCharges::test_no_more_sums_than_declared_are_answered",
     ),
     Bug(
         "computed again after a crash",
         "client/answers.py",
-        "        if answer is None:\n            raise RefusedError(Refusal.UNAVAILABLE)\n",
-        "        if answer is None and asked.answer is None and self._last is not None:\n"
-        "            return self._computed(*self._last, name).to_bytes()\n"
-        "        if answer is None:\n"
-        "            raise RefusedError(Refusal.UNAVAILABLE)\n",
-        ANSWERS,
+        "                return self._anew(study, query, name) if asked is None else self._again(asked, name)\n",
+        "                if asked is not None and asked.status != 'answered':\n"
+        "                    return self._computed(study, query, name).to_bytes()\n"
+        "                return self._anew(study, query, name) if asked is None else self._again(asked, name)\n",
+        "tests/client/test_answers.py::TestCharges::test_a_failure_after_the_charge_burns_the_query",
     ),
     Bug(
         "a repeated query computed anew",
@@ -228,7 +230,7 @@ BUGS = [
         "                return self._anew(study, query, name) if asked is None else self._again(asked, name)\n",
         "                again = self._computed(study, query, name).to_bytes\n"
         "                return self._anew(study, query, name) if asked is None else again()\n",
-        ANSWERS,
+        "tests/client/test_answers.py::TestOnce::test_nothing_is_drawn_or_computed_again_for_a_repeated_query",
     ),
     Bug(
         "another query under an old number answered",
@@ -236,7 +238,7 @@ BUGS = [
         "        if asked.charge.query != name:\n"
         "            raise RefusedError(Refusal.OTHER_QUERY_ANSWERED)\n",
         "",
-        ANSWERS,
+        "tests/client/test_answers.py::TestOnce::test_another_query_with_the_same_number_is_refused",
     ),
     Bug(
         "more sums than declared",
@@ -262,15 +264,17 @@ BUGS = [
     Bug(
         "a budget of another namespace",
         "study/ledger_state.py",
-        "            if self.data_sets[account.approval.data_set].namespace == namespace:\n",
-        "            if self.data_sets[account.approval.data_set].namespace != namespace:\n",
+        "        settled, reserved = self._settled[namespace], self._reserved[namespace]\n",
+        "        other = next(iter(self._settled))\n"
+        "        settled, reserved = self._settled[other], self._reserved[other]\n",
         "tests/study/test_ledger_state.py",
     ),
     Bug(
         "rounds not asked yet are not reserved",
         "study/ledger_state.py",
-        "        if self.closed:\n            return self.spent()\n",
-        "        return self.spent()\n",
+        "        spent = (cap.cost(self.studies[each].spent()) for each in reserved)\n",
+        "        reserved = {each: cap.cost(self.studies[each].spent()) for each in reserved}\n"
+        "        spent = reserved.values()\n",
         "tests/study/test_ledger_state.py",
     ),
     Bug(
@@ -315,7 +319,7 @@ BUGS = [
         "study/guarantee.py",
         "    rounds = training.rounds + training.spare_rounds\n",
         "    rounds = training.rounds\n",
-        GUARANTEE,
+        "tests/study/test_guarantee.py::test_spares_cost_exactly_what_rounds_cost",
     ),
     Bug(
         "the sum for scaling is free",
@@ -328,37 +332,37 @@ BUGS = [
         "            count=each.count,\n"
         "        )\n"
         "        for each in stages[-1:]\n",
-        GUARANTEE,
+        "tests/study/test_guarantee.py::test_a_declared_budget_is_kept_and_used",
     ),
     Bug(
         "beta of one sum for all of them",
         "study/guarantee.py",
         "beta=_FOR_ROUNDING * study.privacy.delta / (sums * places)",
         "beta=_FOR_ROUNDING * study.privacy.delta",
-        GUARANTEE,
+        "tests/study/test_guarantee.py::test_a_declared_budget_is_kept_and_used",
     ),
     Bug(
         "noise that does not buy the promised epsilon is approved",
         "client/answers.py",
-        "        guarantee.check()\n        self._require_unit(study, data_set)\n",
-        "        self._require_unit(study, data_set)\n",
-        ANSWERS,
+        "        guarantee.check()\n        self._considered",
+        "        self._considered",
+        "tests/client/test_answers.py::TestRefusals::test_too_little_noise_is_refused_by_the_sites_own_accountant",
     ),
     Bug(
-        "an empty site does not answer",
+        "a site whose sum is zero does not answer",
         "client/answers.py",
-        "            return study.contributor.clipped_sum(query.function, query.parameters, chosen)\n",
-        "            if not chosen.any():\n"
-        "                raise KeyboardInterrupt\n"
-        "            return study.contributor.clipped_sum(query.function, query.parameters, chosen)\n",
-        ANSWERS,
+        "        vector: npt.NDArray[Any] = self._clipped_sum(study, query)\n",
+        "        vector: npt.NDArray[Any] = self._clipped_sum(study, query)\n"
+        "        if not vector.any():\n"
+        "            raise RefusedError(Refusal.UNAVAILABLE)\n",
+        "tests/client/test_answers.py::TestNothingDependsOnTheData::test_every_site_answers_in_one_form",
     ),
     Bug(
         "means divided by the true count of answers",
         "study/plans.py",
         "    return records * survivors / guarantee.tolerance.sites\n",
         "    return records\n",
-        "tests/study/test_plans.py",
+        "tests/study/test_plans.py::test_the_denominator_is_public_and_shrinks_with_the_survivors",
     ),
     Bug(
         "train and test parts by row position",
@@ -366,6 +370,6 @@ BUGS = [
         "    parts = (part_of(data.split_key, each, data.test_fraction) for each in identities)\n",
         "    names = (str(place).encode() for place, _ in enumerate(identities))\n"
         "    parts = (part_of(data.split_key, each, data.test_fraction) for each in names)\n",
-        "tests/study/test_split.py",
+        "tests/study/test_split.py::test_removing_and_moving_units_leaves_every_other_unit_in_its_part",
     ),
 ]

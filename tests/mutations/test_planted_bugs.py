@@ -25,9 +25,11 @@ def outcome_of(bug):
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         file = copy / bug.file
         text = file.read_text(encoding="utf-8")
-        if text.count(bug.old) != 1:
-            return None, f"{bug.file} has {text.count(bug.old)} places to plant this bug, not 1"
-        file.write_text(text.replace(bug.old, bug.new), encoding="utf-8")
+        for old, new in ((bug.old, bug.new), *bug.more):
+            if text.count(old) != 1:
+                return None, f"{bug.file} has {text.count(old)} places to plant this bug, not 1"
+            text = text.replace(old, new)
+        file.write_text(text, encoding="utf-8")
         command = [
             sys.executable,
             "-m",

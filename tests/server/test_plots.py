@@ -7,8 +7,9 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
-from server.plots import COLOURS, draw_plots
+from server.plots import COLOURS, draw_costs, draw_plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -108,6 +109,37 @@ def test_a_loss_over_many_magnitudes_has_plain_numbers_on_its_axis(tmp_path):
 
 def test_the_declared_total_is_in_the_plot_of_epsilon(tmp_path):
     assert "the guarantee: 3.00" in words(drawn(history(), summary(), tmp_path)["epsilon"])
+
+
+def test_the_line_of_epsilon_goes_through_the_exact_ends_of_upper_steps(tmp_path):
+    """Steps and their ends alone give the same picture; a drawing of the steps themselves would have corners."""
+    steps = [line(number, epsilon=-(-number // 5) / 10) for number in range(1, 101)]
+    ends = [each for each in steps if each["round"] % 5 == 0]
+    pictures = [
+        drawn(lines, summary(), tmp_path / name)["epsilon"].read_bytes()
+        for name, lines in (("steps", steps), ("ends", ends))
+    ]
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("name", ["cost.svg", "cost.png"])
+def test_the_costs_of_a_forecast_are_drawn_like_those_of_a_run(tmp_path, name):
+    costs = [0.3 * number**0.5 for number in range(1, 101)]
+    path = tmp_path / name
+    draw_costs(costs, 3.0, path)
+    if path.suffix == ".svg":
+        assert path.read_bytes() == drawn(history(), summary(), tmp_path)["epsilon"].read_bytes()
+    else:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert imread(path).shape[:2] == (660, 1320)
+    first = path.read_bytes()
+    draw_costs(costs, 3.0, path)
+    assert path.read_bytes() == first
+
+
+def test_costs_without_a_bound_are_left_out(tmp_path):
+    draw_costs([0.5, None, math.inf], 2.0, tmp_path / "cost.svg")
+    assert "the guarantee: 2.00" in words(tmp_path / "cost.svg")
 
 
 def test_without_privacy_there_is_no_plot_of_epsilon(tmp_path):

@@ -234,6 +234,19 @@ def test_no_json_holds_nan_or_infinity(released, trust):
     assert all((line["epsilon"] is None) == (trust == "unsafe") for line in lines[1:])
 
 
+@pytest.mark.parametrize("which", ["local", "dropped"])
+def test_the_history_tells_what_so_many_declared_rounds_would_have_cost(released, dropped, which):
+    """By round, spares included, so that the last round has the guarantee; nothing for the moments before."""
+    directory = dropped if which == "dropped" else released(which)
+    guarantee = Guarantee(Declaration.from_bytes((directory / "declaration.json").read_bytes()))
+    for line in lines_of(directory / "history.jsonl"):
+        if line["round"]:
+            assert line["epsilon"] == guarantee.epsilon_by_round[line["round"] - 1]
+        else:
+            assert line["epsilon"] is None
+    assert line["epsilon"] == values_of(directory / "summary.json")["epsilon"]
+
+
 @pytest.mark.parametrize("trust", TRUSTS)
 def test_the_guarantee_file_names_no_mechanism_that_was_not_used(released, trust):
     privacy = values_of(released(trust) / "privacy.json")

@@ -241,7 +241,7 @@ PATIENTS = Study(
     ),
     model=Model(kind="logistic"),
     training=Training(rounds=12, learning_rate=0.3),
-    privacy=Privacy(trust="local", noise_multiplier=0.5),
+    privacy=Privacy(trust="local", noise_multiplier=1.0),
     sites=Sites(minimum=3),
 )  # fmt: skip
 
@@ -519,7 +519,7 @@ WRONG = {
         {"data": {"source": "brest_cancer"}}, {}, DataError, "no built-in data set",
     ),
     "no noise is enough": (
-        {"privacy": {"epsilon": 1e-9}}, {}, DiscreetError, "No deviation is wide enough",
+        {"privacy": {"epsilon": 1e-12}}, {}, DiscreetError, "No noise multiplier",
     ),
     "a site with too many records": (
         {"sites": {"minimum": 2, "maximum_records": 1}}, {}, DataError, "at most 1 training units",

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from privacy.accounting import epsilon_of
 from privacy.errors import PrivacyError, StudyError
+from privacy.events import SumEvent
 from privacy.sampling import OVERFLOW
 from study.declaration import Declaration
 from study.guarantee import Guarantee, Tolerance, declare, stages_of, tolerance_of
@@ -267,7 +269,8 @@ class TestAgainstTheServer:
         )
         z = noise_of_one_share(guarantee.mechanism("gradient"))
         expected = pld_epsilon([(z, 0.2, 20)], 1e-5 * (1 - 0.011))
-        assert guarantee.epsilon_against_server == pytest.approx(expected, rel=1e-6)
+        # each has an error of discretisation of its own, upwards
+        assert expected * (1 - 2e-5) <= guarantee.epsilon_against_server <= expected * (1 + 2e-4)
         assert guarantee.epsilon_against_server > guarantee.epsilon
 
     def test_there_is_no_bound_where_answers_carry_no_noise(self, declared):
@@ -280,13 +283,10 @@ def test_without_privacy_nothing_is_claimed(declared):
     guarantee.check()
     assert guarantee.events() == []
     assert guarantee.mechanism("gradient") is None
-    claims = (
-        guarantee.epsilon,
-        guarantee.epsilon_against_server,
-        guarantee.mu,
-        guarantee.epsilon_after(3),
-    )
-    assert claims == (None, None, None, None)
+    claims = (guarantee.epsilon, guarantee.epsilon_against_server, guarantee.mu)
+    assert claims == (None, None, None)
+    assert guarantee.epsilon_by_round == ()
+    assert guarantee.delta_at(1.0) is None
     assert guarantee.to_values()["epsilon"] is None
 
 
@@ -316,21 +316,44 @@ def test_noise_for_no_epsilon_at_all_is_refused_where_one_is_promised(make_study
 
 @pytest.mark.parametrize("privacy", [{"epsilon": 80.0}, {"epsilon": 60.0}, {"delta": 1e-31}])
 def test_what_cannot_be_proved_is_not_promised(make_study, privacy):
-    """Each share of each number is within 2^-111 of the exact discrete Gaussian (privacy/discrete_gaussian.py): over
-    the whole study d T 2^-111 (1 + e^epsilon), which a thousandth of delta must hold.
+    """Each share of each number is granted 2^-109 from the exact discrete Gaussian (privacy/discrete_gaussian.py): over
+    the whole study n d T 2^-109 (1 + e^epsilon), which a thousandth of delta must hold.
     """
     study = make_study(privacy=BUDGET | privacy)
     samples = sum(each.count * each.dimension for each in stages_of(study))
-    distance = samples * 2.0**-111 * (1 + math.exp(study.privacy.epsilon))
+    distance = 3 * samples * 2.0**-109 * (1 + math.exp(study.privacy.epsilon))
     assert distance > 0.001 * study.privacy.delta
     with pytest.raises((PrivacyError, StudyError), match="that can be proved"):
         Guarantee(declare(study, sites=3, nonce=NONCE)).check()
 
 
 def test_more_numbers_than_noise_can_be_sampled_for_are_refused(declared):
-    model = {"kind": "mlp", "hidden": (65_536, 65_536)}
-    with pytest.raises(PrivacyError, match="No deviation is wide enough"):
-        Guarantee(declared(model=model, privacy={"noise_multiplier": 1e5})).check()
+    """Four thousand million numbers of people who are at up to 200 sites; at one site there is noise for them."""
+    settings_ = {
+        "model": {"kind": "mlp", "hidden": (65_536, 65_536)},
+        "privacy": {"noise_multiplier": 1e5, "delta": 1e-12},
+    }
+    Guarantee(declared(sites=200, **settings_)).check()
+    data = {"unit": "person", "sites_per_unit": 200}
+    with pytest.raises(PrivacyError, match="No deviation up to .* is wide enough for 4295"):
+        Guarantee(declared(sites=200, data=data, **settings_)).check()
+
+
+def test_a_large_model_pays_for_the_blocks_that_aes_never_repeats(declared):
+    """Five words a number: b = 5 d / 2 blocks a site and sum, b^2 2^-129 each; beyond d = 2^18 that is more than the
+    samples' own distance. Here it is more than 0.1 % of delta, at an epsilon that a small model may have.
+    """
+    privacy = {"noise_multiplier": 0.7, "delta": 1e-9}
+    small = Guarantee(declared(privacy=privacy))
+    small.check()
+    large = Guarantee(declared(privacy=privacy, model={"kind": "mlp", "hidden": (65_536, 65_536)}))
+    size = large.stages[-1].dimension
+    repeated = 3 * 4 * (2.5 * size) ** 2 * 2.0**-129
+    samples = 3 * 4 * size * 2.0**-109
+    assert samples * math.exp(large.epsilon) < 0.1 * 1e-12
+    assert repeated * math.exp(large.epsilon) > 10 * 1e-12
+    with pytest.raises(PrivacyError, match="Expected an epsilon that can be proved"):
+        large.check()
 
 
 @pytest.mark.parametrize(
@@ -338,9 +361,8 @@ def test_more_numbers_than_noise_can_be_sampled_for_are_refused(declared):
     [
         {"privacy": {"noise_multiplier": 1e-200}},
         {"data": STANDARD, "training": {"sampling_rate": 1e-200}},
-        {"training": {"sampling_rate": 5e-324}},
     ],
-    ids=["noise", "rate-moments", "rate"],
+    ids=["noise", "rate-moments"],
 )
 def test_extreme_constants_are_refused_like_others(declared, settings_):
     """The contract admits them; whoever reads them from a message expects one of two exceptions."""
@@ -348,18 +370,139 @@ def test_extreme_constants_are_refused_like_others(declared, settings_):
         Guarantee(declared(**settings_)).check()
 
 
-@pytest.mark.parametrize(
-    "settings_", [{}, {"data": STANDARD}, {"training": {"rounds": 9, "sampling_rate": 0.3}}]
-)
-def test_what_rounds_would_have_cost_grows_with_them(declared, settings_):
-    guarantee = Guarantee(declared(**settings_))
-    rounds = guarantee.study.training.rounds
-    costs = [guarantee.epsilon_after(count) for count in range(rounds + 1)]
-    assert costs == sorted(costs)
-    assert costs[0] == 0 or "data" in settings_
-    assert len(set(costs)) == len(costs)
-    # the quick accountant is a little more pessimistic where it is used, with sampling
-    assert guarantee.epsilon <= costs[-1] * (1 + 1e-9) <= guarantee.epsilon * 1.02
+@pytest.mark.parametrize("rate", [5e-324, 1e-200, 1e-20])
+def test_a_rate_at_which_nobody_is_ever_drawn_costs_next_to_nothing(declared, rate):
+    """Numbers too small for logarithms of quotients; 1e-6 is far above what floating point leaves."""
+    guarantee = Guarantee(declared(training={"sampling_rate": rate}))
+    guarantee.check()
+    assert 0 <= guarantee.epsilon < 1e-6
+
+
+FEWER = {
+    "plain": {},
+    "standard": {"data": STANDARD},
+    "sampled": {"training": {"rounds": 9, "sampling_rate": 0.3}},
+    "sampled, standard, spares": {
+        "data": STANDARD,
+        "training": {"rounds": 7, "sampling_rate": 0.3, "spare_rounds": 2},
+    },
+}
+
+
+@pytest.mark.parametrize("name", FEWER)
+def test_a_number_of_rounds_costs_what_the_accountant_says_of_so_many_declared(declared, name):
+    """Sum for scaling with the declared noise, spares and rounds; asked directly, with the moments merged in."""
+    guarantee = Guarantee(declared(**FEWER[name]))
+    training, costs = guarantee.study.training, guarantee.epsilon_by_round
+    assert len(costs) == training.rounds
+    assert costs[-1] == guarantee.epsilon
+    for rounds, cost in enumerate(costs, start=1):
+        parts = [
+            (each.noise_multiplier, each.sampling_rate, each.count)
+            for each in guarantee.events()[:-1]
+        ]
+        parts.append((3.0, training.sampling_rate, rounds + training.spare_rounds))
+        if training.sampling_rate == 1:
+            mu = math.sqrt(sum(count / z**2 for z, _, count in parts))
+            assert cost == pytest.approx(gaussian_epsilon(mu, guarantee.accounted_delta), rel=1e-6)
+        else:
+            truth = pld_epsilon(parts, guarantee.accounted_delta)
+            # the quick accountant is a thousandth too large by discretisation, the one in this test 1e-5
+            assert truth * (1 - 2e-5) <= cost <= truth * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("training", [{}, {"sampling_rate": 0.05}])
+@pytest.mark.parametrize("rounds", [1, 2, 49, 50, 51, 1000])
+def test_costs_are_exact_at_fifty_points_at_most_and_upper_steps_between(
+    declared, monkeypatch, rounds, training
+):
+    """Never below what the round itself costs, never above what the next exact one does."""
+    import study.guarantee
+
+    guarantee = Guarantee(declared(training={"rounds": rounds} | training))
+    asked = []
+
+    def counted(events, delta, *, precision):
+        asked.append(sum(each.count for each in events))
+        return epsilon_of(events, delta, precision=precision)
+
+    monkeypatch.setattr(study.guarantee, "epsilon_of", counted)
+    costs = guarantee.epsilon_by_round
+    assert len(costs) == rounds
+    assert len(set(asked)) <= 50
+    assert len(set(costs)) == len(set(asked)) == min(rounds, 50)
+    assert list(costs) == sorted(costs)
+    last = 0
+    for count in sorted(set(asked)):  # every step has the cost of its right end
+        assert set(costs[last:count]) == {costs[count - 1]}
+        last = count
+    assert last == rounds
+    for count in {1, rounds // 3, rounds - 1} - {0}:
+        event = SumEvent(noise_multiplier=3.0, count=count, **training)
+        truth = epsilon_of([event], guarantee.accounted_delta, precision=1e-5)
+        assert truth * (1 - 1e-5) <= costs[count - 1]
+
+
+def test_a_million_rounds_are_forecast_like_others(declared):
+    costs = Guarantee(
+        declared(training={"rounds": 10**6}, privacy={"noise_multiplier": 3000.0})
+    ).epsilon_by_round
+    assert len(costs) == 10**6
+    assert costs[0] < costs[-1]
+
+
+class TestProfile:
+    """Delta at other epsilons: what the accountant says, what rounding costs, and what is unlikely."""
+
+    @pytest.mark.parametrize("training", [{}, {"sampling_rate": 0.3}])
+    @pytest.mark.parametrize("data", [{}, STANDARD])
+    def test_it_goes_through_what_is_promised(self, make_study, training, data):
+        study = make_study(privacy=BUDGET, training=training, data=data)
+        guarantee = Guarantee(declare(study, sites=3, nonce=NONCE))
+        assert guarantee.delta_at(guarantee.epsilon) <= guarantee.delta
+        assert guarantee.delta_at(guarantee.epsilon) >= 0.98 * guarantee.delta
+        deltas = [guarantee.delta_at(each) for each in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)]
+        assert deltas == sorted(deltas, reverse=True)
+        assert deltas[0] < 1
+
+    def test_rounding_is_never_forgotten(self, declared):
+        """However large epsilon is, one per cent of the declared delta is gone; the rest is what a Gaussian has."""
+        guarantee = Guarantee(declared())
+        mu = 2 / 3  # four sums at z = 3
+        for epsilon in (0.5, 2.0, 20.0):
+            tail = stats.norm.logcdf(-epsilon / mu - mu / 2)
+            exact = stats.norm.cdf(-epsilon / mu + mu / 2) - math.exp(epsilon + tail)
+            assert guarantee.delta_at(epsilon) == pytest.approx(exact + 1e-7, rel=1e-6)
+
+
+def test_epsilon_is_in_the_declaration_and_not_in_anybodys_memory(declared):
+    """A restart forgets nothing: whoever reads the same bytes finds the same figures."""
+    import privacy.accounting
+
+    settings_ = {"data": STANDARD, "training": {"sampling_rate": 0.3}}
+    before = Guarantee(declared(**settings_))
+    figures = (before.epsilon, before.mu, before.epsilon_by_round, before.delta_at(1.0))
+    for cache in (
+        privacy.accounting._epsilon,
+        privacy.accounting._delta,
+        privacy.accounting._losses,
+    ):
+        cache.cache_clear()
+    after = Guarantee(Declaration.from_bytes(before.declaration.content))
+    assert (after.epsilon, after.mu, after.epsilon_by_round, after.delta_at(1.0)) == figures
+
+
+@pytest.mark.parametrize("training", [{}, {"sampling_rate": 0.3}])
+def test_the_sum_for_scaling_is_in_every_figure(declared, training):
+    """Left out of any of them, a tenth of the budget would be spent for nothing."""
+    without, charged = (
+        Guarantee(declared(training=training, data=data)) for data in ({}, STANDARD)
+    )
+    assert charged.epsilon > 1.02 * without.epsilon
+    assert charged.epsilon_against_server > 1.02 * without.epsilon_against_server
+    assert charged.delta_at(1.0) > 1.02 * without.delta_at(1.0)
+    for with_it, bare in zip(charged.epsilon_by_round, without.epsilon_by_round, strict=True):
+        assert with_it > 1.02 * bare
 
 
 def test_a_smaller_sample_is_more_private(declared):

@@ -14,8 +14,12 @@ from study.signing import SigningKey
 
 DATA_SET, NAMESPACE = "records", "people"
 
+PEOPLE = [b"%d" % number for number in range(2000)]
+"""Identities as tests give them to units."""
+
 _places = itertools.count()
-_root = Path(tempfile.mkdtemp(prefix="discreet-tests-"))
+_memory = Path("/dev/shm")  # noqa: S108  a file system that never waits for a disk, where there is one
+_root = Path(tempfile.mkdtemp(prefix="discreet-tests-", dir=_memory if _memory.is_dir() else None))
 atexit.register(shutil.rmtree, _root, ignore_errors=True)
 
 
@@ -27,9 +31,7 @@ def cap_of(epsilon=10.0, delta=1e-5):
     return LifetimeCap(epsilon=epsilon, delta=delta, orders=default_orders(epsilon, delta))
 
 
-def ledger_of(
-    name="site", *, cap=None, unit=None, identities=(b"a", b"b"), durable=False, path=None
-):
+def ledger_of(name="site", *, cap=None, unit=None, identities=PEOPLE, durable=False, path=None):
     """A new ledger with one data set. Without a cap its namespace has no budget, and every study fits in."""
     path = path or _root / str(next(_places)) / "ledger.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,6 @@ def ledger_of(
     create_ledger(path, key, name)
     ledger = Ledger(path, key, durable=durable)
     register(
-        ledger, key, data_set=DATA_SET, namespace=NAMESPACE, unit=unit, identities=identities, cap=cap
+        ledger, data_set=DATA_SET, namespace=NAMESPACE, unit=unit, identities=identities, cap=cap
     )  # fmt: skip
     return ledger
