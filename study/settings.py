@@ -37,7 +37,7 @@ class ImpossibleSettingError(StudyError):
 
     def __init__(self, name: str, *, expected: str, actual: object, hint: str = "") -> None:
         super().__init__(
-            f"{_printable(name)}: expected {expected}, found {_shown(actual)}", hint=hint
+            f"{_cut(name)}: expected {expected}, found {_shown(actual)}", hint=hint
         )
         self.name = name
 
@@ -151,15 +151,13 @@ def _limits_in_words(limits: Mapping[str, float]) -> str:
     return " " + " and ".join(said) if said else ""
 
 
-def _printable(text: str) -> str:
-    """A text from a file or a message as an error may say it: on one line, without control characters, not too long."""
-    cut = text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in cut)
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
 
 
 def _shown(value: object) -> str:
     try:
-        return _printable(_in_full(value))
+        return _cut(_in_full(value))
     except (ValueError, RecursionError):  # thousands of digits, or of brackets
         return f"a value too large to show ({type(value).__name__})"
 
