@@ -414,7 +414,11 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, ProtocolError) as error:
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,
+        ProtocolError,
+    ) as error:  # SQLite quotes a damaged file
         raise LedgerError(f"{path}: the ledger cannot be used: {error}") from error
 
 
