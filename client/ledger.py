@@ -440,7 +440,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except ProtocolError as error:
+    except (UnicodeDecodeError, ProtocolError) as error:  # SQLite quotes a damaged file
         raise LedgerError(f"{path}: the ledger cannot be used: {error}") from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")  # errors of the module itself have none

@@ -12,8 +12,7 @@ from __future__ import annotations
 import csv
 import difflib
 import math
-import zipfile
-import zlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,7 +276,6 @@ def _refuse_duplicates(path: Path, header: list[str]) -> None:
 
 def _read_parquet(path: Path) -> Table:
     try:
-        import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError:
         raise DataError(
@@ -286,15 +284,17 @@ def _read_parquet(path: Path) -> Table:
     try:
         with pq.ParquetFile(path) as file:
             table = file.read()
-    except pa.ArrowException as error:
+        header = [str(each) for each in table.column_names]
+        columns = [_arrow_column(each) for each in table.columns]
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # Arrow finds some of the damage where it makes text of it, in its own ways
         raise DataError(f"{path} is not a Parquet file", hint="was it copied whole?") from error
-    header = [str(each) for each in table.column_names]
     _refuse_duplicates(path, header)
     _require_rows(path, table.num_rows if header else 0)
-    columns = {
-        name: _arrow_column(column) for name, column in zip(header, table.columns, strict=True)
-    }
-    return Table(str(path), columns, "row")
+    return Table(str(path), dict(zip(header, columns, strict=True)), "row")
 
 
 def _arrow_column(column: ArrowColumn) -> Column:
@@ -314,26 +314,33 @@ def _arrow_column(column: ArrowColumn) -> Column:
 
 def _read_npz(path: Path) -> Table:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = [(name, file[name]) for name in file.files]
+    except OSError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise whatever comes to hand; and MemoryError
         raise DataError(
             f"{path} is not an .npz file of plain arrays",
             hint="write it with numpy.savez; text as arrays of str, not of objects",
         ) from error
-    columns: dict[str, Column] = {}
-    for name, array in arrays.items():
-        if name == "features" and array.ndim == 2:
-            columns |= {f"feature_{n}": _numpy_column(path, each) for n, each in enumerate(array.T)}
-        elif array.ndim == 1:
-            columns[name] = _numpy_column(path, array)
-        else:
-            raise DataError(
-                f'{path}: array "{name}" has {array.ndim} axes, expected one',
-                hint='only "features" may have two: records, and columns',
-            )
-    _require_rows(path, min((len(each) for each in columns.values()), default=0))
-    return Table(str(path), columns, "row")
+    columns = [column for name, array in arrays for column in _numpy_columns(path, name, array)]
+    _refuse_duplicates(path, [name for name, _ in columns])
+    _require_rows(path, min((len(column) for _, column in columns), default=0))
+    return Table(str(path), dict(columns), "row")
+
+
+def _numpy_columns(path: Path, name: str, array: object) -> list[tuple[str, Column]]:
+    """The columns that one member of the archive holds, by name."""
+    if not isinstance(array, np.ndarray):
+        raise DataError(f'{path}: "{name}" is not an array', hint="write it with numpy.savez")
+    if name == "features" and array.ndim == 2:
+        return [(f"feature_{n}", _numpy_column(path, each)) for n, each in enumerate(array.T)]
+    if array.ndim == 1:
+        return [(name, _numpy_column(path, array))]
+    raise DataError(
+        f'{path}: array "{name}" has {array.ndim} axes, expected one',
+        hint='only "features" may have two: records, and columns',
+    )
 
 
 def _numpy_column(path: Path, array: npt.NDArray[Any]) -> Column:
@@ -342,13 +349,20 @@ def _numpy_column(path: Path, array: npt.NDArray[Any]) -> Column:
         if largest > _LARGEST_EXACT:
             return _objects(str(each) for each in array.tolist())
     if array.dtype.kind in "biuf":
-        return array.astype(np.float64)
-    if array.dtype.kind == "U":
+        with np.errstate(all="ignore"):  # what float64 cannot hold is found among the numbers
+            return array.astype(np.float64)
+    if array.dtype.kind == "U" and _is_unicode(array):
         return _objects(array.tolist())
     raise DataError(
         f"{path}: an array holds {array.dtype.name}, expected numbers or text",
         hint="convert it first",
     )
+
+
+def _is_unicode(array: npt.NDArray[np.str_]) -> bool:
+    """NumPy makes text of any 32 bits, and Python then fails wherever it is used."""
+    codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    return int(codes.max(initial=0)) <= sys.maxunicode
 
 
 def _require_rows(path: Path, rows: int) -> None:

@@ -32,7 +32,7 @@ from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 from privacy.errors import PrivacyError
 from privacy.events import SumEvent, by_part
-from privacy.loss_distributions import gaussian_delta, losses_of, rounding_of
+from privacy.loss_distributions import gaussian_delta, losses_of, mean_loss, rounding_of
 from privacy.renyi import renyi_epsilon
 
 __all__ = ["ACCOUNTANT", "EXACT", "QUICK", "delta_of", "epsilon_of", "gaussian_epsilon", "mu_of"]
@@ -44,8 +44,8 @@ QUICK = 1e-3
 """How much too large epsilon may come out by discretisation, relatively; the quicker takes half of the time."""
 
 _LARGEST_EPSILON = 1e4
-_LARGEST_MU = (
-    100.0  # epsilon would be in the thousands: no bound worth a name, nor one that fits in memory
+_LARGEST_LOSS = (
+    5000.0  # on average; so is epsilon then: no bound worth a name, nor one that fits in memory
 )
 _LEAST_NOISE = 0.1  # of a sampled sum: no epsilon worth a name, and minutes of work to say which
 _TOLERANCE = 1e-9  # of the exact formula's root finding and logarithms; added, never taken off
@@ -134,5 +134,9 @@ def _gaussian_mu(events: Sequence[SumEvent]) -> float:
 
 
 def _is_hopeless(events: Events) -> bool:
-    noise = min((each.noise_multiplier for each in _sampled(events)), default=math.inf)
-    return _gaussian_mu(events) > _LARGEST_MU or noise < _LEAST_NOISE
+    """Is the whole loss so large that nobody asks for its epsilon? The mean of a Gaussian's is mu^2 / 2."""
+    sampled, mu = _sampled(events), _gaussian_mu(events)
+    if min((each.noise_multiplier for each in sampled), default=math.inf) < _LEAST_NOISE:
+        return True
+    means = (each.count * mean_loss(each.noise_multiplier, each.sampling_rate) for each in sampled)
+    return mu**2 / 2 + sum(means) > _LARGEST_LOSS

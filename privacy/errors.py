@@ -8,15 +8,21 @@ where somebody can do something about it, a hint. Commands print both, once.
 class DiscreetError(Exception):
     """Something went wrong that Discreet can explain.
 
+    Both texts may quote a file or another party's message, and are printed in terminals and logs: what would act
+    there (ends of lines, escape sequences, changes of direction) is escaped.
+
     Arguments:
         message: one sentence: name, expected, actual.
         hint: what to do about it; empty if there is nothing to do.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = _printable(message), _printable(hint)
+        super().__init__(self.message)
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 class UserError(DiscreetError):

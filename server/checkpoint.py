@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from privacy.errors import ProtocolError, UserError
+from study.canonical import canonical_json
 from study.codec import decode, encode
 from study.declaration import Declaration
 from study.keyfiles import sync_directory
+from study.settings import fits
 
 __all__ = ["Checkpoint", "KeptSum", "write_whole"]
 
@@ -97,18 +100,27 @@ class Checkpoint:
         return self._directory / f"{index:06d}.sum"
 
 
+_HEAD = {
+    "index": int, "function": str, "round": int, "query_hash": str, "survivors": tuple[str, ...],
+    "missing": tuple[str, ...], "seconds": float,
+}  # fmt: skip
+
+
 def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KeptSum:
-    try:
-        kept = KeptSum(
-            index=head["index"], function=head["function"], round=head["round"], query_hash=head["query_hash"],
-            survivors=tuple(head["survivors"]), missing=tuple(head["missing"]), total=arrays.get("total"),
-            seconds=float(head["seconds"]), refusals=dict(head["refusals"]),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"Expected sum {index} of this run, found something else") from error
-    if kept.index != index or kept.to_values() != head:
-        raise ProtocolError(f"Expected sum {index} of this run, found another")
-    return kept
+    values = {name: head.get(name) for name in _HEAD}
+    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    refusals, total = head.get("refusals"), arrays.get("total")
+    if (
+        all(fits(values[name], hint) for name, hint in _HEAD.items())
+        and isinstance(refusals, dict)
+        and all(isinstance(each, str) for each in refusals.values())
+        and set(arrays) <= {"total"}
+        and (total is None or (total.ndim == 1 and total.dtype in (np.int64, np.float64)))
+    ):
+        kept = KeptSum(**values, refusals=refusals, total=total)
+        if kept.index == index and canonical_json(kept.to_values()) == canonical_json(head):
+            return kept
+    raise ProtocolError(f"Expected sum {index} of this run, found something else")
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:

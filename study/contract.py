@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from study.settings import ImpossibleSettingError, check, setting
+from study.settings import ImpossibleSettingError, check, fits, setting
 
 __all__ = [
     "FORMAT",
@@ -476,9 +476,7 @@ def _require(holds: bool, name: str, expected: str, actual: object) -> None:
 
 def _require_bounds(name: str, bounds: object) -> None:
     numbers = (
-        isinstance(bounds, tuple)
-        and len(bounds) == 2
-        and all(type(each) in (int, float) for each in bounds)
+        isinstance(bounds, tuple) and len(bounds) == 2 and all(fits(each, float) for each in bounds)
     )
     holds = numbers and -1e300 < bounds[0] < bounds[1] < 1e300  # type: ignore[index]
     _require(bool(holds), name, "two numbers, the lower first, e.g. [0.0, 1.0]", bounds)

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _LARGEST = 10_000  # bytes; a key takes 120
+_NO_KEY = (ValueError, UnsupportedAlgorithm, InternalError)  # the last for a key of 31 bytes, say
 
 
 def create_key(path: Path) -> SigningKey:
@@ -52,7 +53,7 @@ def read_key(path: Path) -> SigningKey:
         raise UserError(f"{path} can be read by others", hint=f"chmod 600 {path}")
     try:
         private = load_pem_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (*_NO_KEY, TypeError) as error:
         raise UserError(f"{path} is not a private key in PEM form without a password") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise UserError(f"{path} holds a key of another kind, not Ed25519")
@@ -63,7 +64,7 @@ def read_public_key(path: Path) -> bytes:
     """The 32 bytes of a public key's file. Raises UserError if it is none."""
     try:
         public = load_pem_public_key(_content(path))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _NO_KEY as error:
         hint = "give the .pub file, not the private key" if _is_private(path) else ""
         raise UserError(f"{path} is not a public key in PEM form", hint=hint) from error
     if not isinstance(public, Ed25519PublicKey):

@@ -36,7 +36,7 @@ class ImpossibleSettingError(StudyError):
     """
 
     def __init__(self, name: str, *, expected: str, actual: object, hint: str = "") -> None:
-        super().__init__(f"{name}: expected {expected}, found {_shown(actual)}", hint=hint)
+        super().__init__(f"{_cut(name)}: expected {expected}, found {_shown(actual)}", hint=hint)
         self.name = name
 
 
@@ -119,6 +119,7 @@ def _within(value: Any, limits: Mapping[str, float]) -> bool:
 
 
 _LARGEST = 2**53
+_LONGEST_SHOWN = 200
 _SIMPLE = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -148,11 +149,22 @@ def _limits_in_words(limits: Mapping[str, float]) -> str:
     return " " + " and ".join(said) if said else ""
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+
+
 def _shown(value: object) -> str:
+    try:
+        return _cut(_in_full(value))
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        return f"a value too large to show ({type(value).__name__})"
+
+
+def _in_full(value: object) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return "[" + ", ".join(_shown(each) for each in value) + "]"
+        return "[" + ", ".join(map(_in_full, value)) + "]"
     return "nothing" if value is None else str(value)

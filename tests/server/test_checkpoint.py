@@ -231,6 +231,14 @@ CHANGES = {
     "another function": lambda head: head | {"function": "moments"},
     "another round": lambda head: head | {"round": 9},
     "nothing": lambda _head: {},
+    "an index that is a truth value": lambda head: head | {"index": False},
+    "seconds that are a truth value": lambda head: head | {"seconds": True},
+    "abandoned that is a number": lambda head: head | {"abandoned": 0},
+    "survivors that are numbers": lambda head: head | {"survivors": [1, 2]},
+    "a function that is none": lambda head: head | {"function": None},
+    "a hash that is a list": lambda head: head | {"query_hash": []},
+    "refusals without words": lambda head: head | {"refusals": {"site-1": 5}},
+    "a key more": lambda head: head | {"extra": 1},
 }  # fmt: skip
 
 
@@ -242,6 +250,20 @@ def test_a_sum_whose_description_is_wrong_is_an_error(make_federation, change):
     path.write_bytes(encode(CHANGES[change](head), arrays))
     with pytest.raises(ProtocolError, match="Expected"):
         federation.run()
+
+
+@pytest.mark.parametrize("changed", [True, 0, "1"])
+def test_what_a_sum_says_has_the_types_that_it_is_written_with(tmp_path, make_federation, changed):
+    """Equal is not enough: True is 1, and a run that went on with it would write another file."""
+    kept = Checkpoint(tmp_path, make_federation().declaration)
+    kept.keep(dataclasses.replace(KEPT, seconds=1.0))
+    head, arrays = decode((tmp_path / "000000.sum").read_bytes())
+    (tmp_path / "000000.sum").write_bytes(encode(head | {"seconds": changed}, arrays))
+    if changed == 0:
+        assert [each.seconds for each in kept.kept()] == [0]
+    else:
+        with pytest.raises(ProtocolError, match="Expected sum 0 of this run"):
+            list(kept.kept())
 
 
 TOTALS = {
@@ -259,6 +281,15 @@ def test_a_sum_of_another_shape_or_type_is_an_error(make_federation, kind):
     head, _ = decode(content)
     path.write_bytes(encode(head, {"total": TOTALS[kind]}))
     with pytest.raises(DiscreetError, match="Expected"):
+        federation.run()
+
+
+def test_an_array_beside_the_sum_is_an_error(make_federation):
+    federation = make_federation()
+    path, content = content_of_first(federation)
+    head, arrays = decode(content)
+    path.write_bytes(encode(head, arrays | {"extra": np.zeros(1)}))
+    with pytest.raises(ProtocolError, match="Expected"):
         federation.run()
 
 

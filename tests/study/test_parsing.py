@@ -74,6 +74,7 @@ def test_a_study_is_read_with_every_default():
         ("default = [0.0, 1.0]", "default = [1.0, 0.0]", r"line 10: data.bounds.\"default\": expected two numbers"),
         ("default = [0.0, 1.0]", "default = 1", r"expected two numbers, the lower first"),
         ("default = [0.0, 1.0]", "default = [0.0, inf]", r"expected two numbers, the lower first"),
+        ("default = [0.0, 1.0]", f"default = [0, {2**53 + 1}]", r"expected two numbers, the lower first"),
         ("format = 1", "format = 2", r"line 1: format: expected format = 1, found 2"),
         ("format = 1", "", r"format: expected format = 1, found nothing"),
         ("[model]", "[modell]", r"line 12: modell: expected one of .*unknown name"),
@@ -120,6 +121,24 @@ def test_what_the_toml_reader_cannot_take_is_refused_in_words(value):
     """A number of more digits than Python converts, and lists deeper than its stack."""
     with pytest.raises(StudyError, match="study.toml is not TOML"):
         parse_study(f"format = {value}")
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ("epsilon = 0x" + "f" * 5000, r"found a value too large to show \(int\)$"),
+        ("epsilon = [0x" + "f" * 5000 + "]", r"found a value too large to show \(tuple\)$"),
+        ('epsilon = "' + "a" * 100_000 + '"', r'found "a{199}\.\.\.$'),
+        ("a" * 100_000 + " = 1", r"privacy\.a{192}\.\.\.: expected one of"),
+        (r'epsilon = "a\nb\u001b[31m\u202e"', r'found "a\\nb\\x1b\[31m\\u202e"$'),
+        (r'"a\nb" = 1', r"privacy\.a\\nb: expected one of"),
+    ],
+)  # fmt: skip
+def test_a_message_stays_on_one_line_and_short_whatever_the_file_says(new, said):
+    """Messages end up in terminals and logs, and a declaration is written by somebody else."""
+    with pytest.raises(StudyError, match=said) as caught:
+        parse_study(STUDY.replace("epsilon = 3.0", new))
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
