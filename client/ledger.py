@@ -119,8 +119,8 @@ class Ledger:
             with _explained(path):
                 self._database.execute("PRAGMA journal_mode = WAL")
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            if (opened := self.state.opened) is None or opened.key != key.public.hex():
-                raise LedgerError(f"{path}: expected the ledger of this key, found another site's")
+            if self.state.opened is None:
+                raise LedgerError(f"{path}: expected a ledger, found no entry that opens it")
         except BaseException:
             self.close()
             raise
@@ -310,6 +310,10 @@ class Ledger:
             except (LedgerError, ProtocolError) as error:
                 raise LedgerError(f"{self._path}: entry {number}: {error.message}") from error
         if last is not None:
+            if state.opened is None or state.opened.key != self._key.public.hex():
+                raise LedgerError(
+                    f"{self._path}: expected the ledger of this key, found another site's"
+                )
             last.verify(self._key.public)
         self._kept = state
         return state

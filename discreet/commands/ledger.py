@@ -82,7 +82,7 @@ def register_data_set(
     epsilon: Annotated[
         float | None,
         typer.Option(
-            min=1e-3,
+            min=0.01,
             max=40.0,
             help="A new namespace: epsilon of everything that will ever be asked. Default: 10.",
         ),
@@ -117,20 +117,21 @@ def register_data_set(
 
     with errors_explained():
         table, cap = read_table(data), _cap_of(epsilon, delta)
+        name = data.stem if name is None else name
         identities, rows = identities_of(table, unit), identities_of(table, None)
         with _opened(ledger, key, make=site or "") as (opened, secret):
             _require_same_budget(opened, namespace, epsilon, delta)
             register(
-                opened, secret, data_set=name or data.stem, namespace=namespace, unit=unit,
+                opened, secret, data_set=name, namespace=namespace, unit=unit,
                 identities=[*identities, *rows], cap=cap, distinct=distinct,
             )  # fmt: skip
             state = opened.state
             people = len(set(identities))
-            say(f'Registered "{name or data.stem}": {people} units in namespace "{namespace}".')
+            say(f'Registered "{name}": {people} units in namespace "{namespace}".')
             if json:
                 print_json(
                     {
-                        "data_set": name or data.stem,
+                        "data_set": name,
                         "units": people,
                         **budget_summary(state, namespace),
                     }

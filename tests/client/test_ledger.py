@@ -100,12 +100,12 @@ def test_what_is_no_ledger_is_named(path, tmp_path):
         wrong.write_bytes(content)
         wrong.chmod(0o600)
         for read in (read_ledger, lambda wrong: Ledger(wrong, KEY)):
-            with pytest.raises(LedgerError, match="cannot be used|at least|another site"):
+            with pytest.raises(LedgerError, match="cannot be used|at least|no entry"):
                 replay(read(wrong)) if read is read_ledger else read(wrong)
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:
         other.execute("CREATE TABLE entries (sequence INTEGER PRIMARY KEY, content, signature)")
     (tmp_path / "other.sqlite").chmod(0o600)
-    with pytest.raises(LedgerError, match="another site's"):
+    with pytest.raises(LedgerError, match="no entry that opens it"):
         Ledger(tmp_path / "other.sqlite", KEY)
 
 
@@ -436,7 +436,7 @@ def test_a_tail_that_was_cut_off_is_found_by_receipts_alone(written, kept):
     receipts = receipts_of(replay(read_ledger(written)), KEY)
     tampered(written, lambda db: db.execute("DELETE FROM entries WHERE sequence >= ?", (kept,)))
     if kept == 0:
-        with pytest.raises(LedgerError, match="another site's"):
+        with pytest.raises(LedgerError, match="no entry that opens it"):
             Ledger(written, KEY)
         return
     with again(written) as ledger:
@@ -504,7 +504,7 @@ def test_a_tampered_answer_is_never_sent(ledger, path):
 def test_another_keys_ledger_is_refused_and_so_is_one_of_which_the_first_entry_was_replaced(
     written, path
 ):
-    with pytest.raises(LedgerError, match="another site's|signature"):
+    with pytest.raises(LedgerError, match="another site's"):
         Ledger(path, key_of("other"))
     foreign = chained(opening("site", key=key_of("other")), key=key_of("other"))
 
@@ -516,7 +516,7 @@ def test_another_keys_ledger_is_refused_and_so_is_one_of_which_the_first_entry_w
             )
 
     tampered(path, replace_all)
-    with pytest.raises(LedgerError, match="another site's|signature"):
+    with pytest.raises(LedgerError, match="another site's"):
         Ledger(path, KEY)
     with again(path, key_of("other")):
         pass
@@ -526,7 +526,7 @@ def test_a_ledger_that_cannot_be_used_lets_go_of_the_file(written):
     """Else the next one to try would wait for a connection that nobody can close."""
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0  # noqa: PTH110, PTH208
     for _ in range(20):
-        with pytest.raises(LedgerError, match="another site's|signature"):
+        with pytest.raises(LedgerError, match="another site's"):
             Ledger(written, key_of("other"))
     after = len(os.listdir("/proc/self/fd")) if before else 0  # noqa: PTH208
     assert after <= before + 1
