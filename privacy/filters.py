@@ -51,6 +51,9 @@ MOST_ORDERS = 8
 _EXTRA_SHARE = 0.1  # of delta, for what no divergence covers
 _ROUNDING = 1e-8  # of a bound: more than divergences and their sums can be off by, and noise multipliers of terms
 _LARGEST_EPSILON = 700.0  # e^epsilon is a number
+_LARGEST_ORDER = (
+    30_000.0  # an integral takes longer the larger the order, and an auditor is given the orders
+)
 _SPREAD = tuple(2 ** (step / 3) for step in range(-3, 5))
 """Orders around the best one for Gaussian sums: half of it (below, no budget is left) to two and a half times."""
 
@@ -107,8 +110,8 @@ class LifetimeCap:
             raise PrivacyError(f"Expected 0 < delta={self.delta!r:.40} < 1")
         if not 1 <= len(self.orders) <= MOST_ORDERS:
             raise PrivacyError(f"Expected 1 to {MOST_ORDERS} orders, found {len(self.orders)}")
-        if not all(_is_number(each) and 1 < each <= 1e6 for each in self.orders):
-            raise PrivacyError("Expected orders above 1 and at most 1e6")
+        if not all(_is_number(each) and 1 < each <= _LARGEST_ORDER for each in self.orders):
+            raise PrivacyError(f"Expected orders above 1 and at most {_LARGEST_ORDER:g}")
         if list(self.orders) != sorted(set(self.orders)):
             raise PrivacyError("Expected orders that increase")
 
@@ -176,7 +179,7 @@ class LifetimeCap:
 def default_orders(epsilon: float, delta: float) -> tuple[float, ...]:
     """Eight orders around the one that Gaussian sums of this budget do best with, to three digits."""
     share = delta * (1 - _EXTRA_SHARE) / MOST_ORDERS
-    grid = [1 + 10 ** (step / 100) for step in range(-300, 500)]
+    grid = [1 + 10 ** (step / 100) for step in range(-300, 408)]  # times 2.5: the largest order
     best = max(grid, key=lambda a: (epsilon - _conversion(a, share)) / a)
     orders = {float(f"{1 + (best - 1) * factor:.4g}") for factor in _SPREAD}
     return tuple(sorted(each for each in orders if each > 1))

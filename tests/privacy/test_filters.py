@@ -477,7 +477,7 @@ def test_some_studies_fit_in_no_cap():
 # What a cap may be
 
 
-@pytest.mark.parametrize("epsilon", [1e-3, 0.1, 1.0, 10.0, 50.0])
+@pytest.mark.parametrize("epsilon", [0.01, 0.1, 1.0, 10.0, 50.0])
 @pytest.mark.parametrize("delta", [1e-12, 1e-5, 0.1])
 def test_default_orders_are_eight_and_lose_little_for_gaussian_sums(epsilon, delta):
     orders = default_orders(epsilon, delta)
@@ -498,7 +498,7 @@ def test_default_orders_are_eight_and_lose_little_for_gaussian_sums(epsilon, del
         ({"delta": 0.0}, "delta"), ({"delta": 1.0}, "delta"), ({"delta": math.nan}, "delta"), ({"delta": -1e-5}, "delta"),
         ({"orders": ()}, "1 to 8 orders"), ({"orders": tuple(range(2, 11))}, "1 to 8 orders"),
         ({"orders": (1.0, 2.0)}, "above 1"), ({"orders": (0.5,)}, "above 1"), ({"orders": (math.inf,)}, "above 1"),
-        ({"orders": (math.nan,)}, "above 1"), ({"orders": (True,)}, "above 1"), ({"orders": (1e7,)}, "at most 1e6"),
+        ({"orders": (math.nan,)}, "above 1"), ({"orders": (True,)}, "above 1"), ({"orders": (30_001.0,)}, "at most 30000"),
         ({"orders": (3.0, 2.0)}, "increase"), ({"orders": (2.0, 2.0)}, "increase"),
     ],
 )  # fmt: skip
@@ -536,6 +536,14 @@ def test_costs_of_other_orders_do_not_add_up():
     one, two = cap_of(1.0, orders=(2.0,)), cap_of(1.0, orders=(2.0, 3.0))
     with pytest.raises(ValueError, match="shorter|longer"):
         one.cost([sums_of(1.0)]) + two.cost([sums_of(1.0)])
+
+
+@pytest.mark.parametrize("epsilon", [1e-9, 1e-3, 700.0])
+@pytest.mark.parametrize("delta", [1e-300, 1e-20, 0.9])
+def test_any_epsilon_and_delta_has_orders_that_a_cap_may_have(epsilon, delta):
+    cap = cap_of(epsilon, delta)
+    assert 1 < cap.orders[0] < cap.orders[-1] <= 30_000
+    assert cap.holds(cap.nothing) is any(each >= 0 for each in cap.bounds)
 
 
 def test_every_order_may_decide_but_one_must_hold():

@@ -252,14 +252,14 @@ BUGS = [
         "study/ledger_state.py",
         "        if (entry.sequence, entry.previous) != (self.entries, self.head):\n",
         "        if entry.sequence < self.entries:\n",
-        "tests/audit/test_verify.py::TestWhatOthersCanDoToAnExport::test_any_entry_removed_is_missed_at_its_place",
+        "tests/audit/test_verify.py::test_a_removed_entry_is_found_where_it_is_missing",
     ),
     Bug(
         "a ledger entry may be edited",
         "study/ledger_state.py",
         "            each.verify(named)\n",
         "",
-        "tests/audit/test_verify.py::TestWhatOthersCanDoToAnExport::test_any_number_changed_is_found_at_its_entry",
+        "tests/audit/test_verify.py::test_an_edited_entry_is_found_by_its_signature",
     ),
     Bug(
         "a budget of another namespace",
