@@ -16,7 +16,8 @@ def budget_summary(state: LedgerState, namespace: str) -> dict[str, Any]:
 
     `remaining_mu` is that of the largest unsampled study which still fits, `remaining_study_epsilon` that study's
     epsilon at the lifetime delta. Epsilons that are spent do not add up, nor with what remains: divergences do, order
-    by order.
+    by order. What is guaranteed is `epsilon`, fixed beforehand: `epsilon_spent` is the least lifetime epsilon that
+    would have sufficed so far, and when somebody looks may depend on what was answered.
     """
     budget = state.budget(namespace)
     if budget is None:
