@@ -16,8 +16,9 @@ def budget_summary(state: LedgerState, namespace: str) -> dict[str, Any]:
 
     `remaining_mu` is that of the largest unsampled study which still fits, `remaining_study_epsilon` that study's
     epsilon at the part of the lifetime delta that divergences have. Epsilons that are spent do not add up, nor with
-    what remains: divergences do, order by order. `against` says whom the budget binds: a coordinator that was trusted
-    with the noise has seen sums without it.
+    what remains: divergences do, order by order. What is guaranteed is `epsilon`, fixed beforehand: `epsilon_spent` is
+    the least lifetime epsilon that would have sufficed so far, and when somebody looks may depend on what was answered.
+    `against` says whom the budget binds: a coordinator that was trusted with the noise has seen sums without it.
     """
     budget = state.budget(namespace)
     if budget is None:

@@ -402,8 +402,16 @@ def read_ledger(path: Path) -> list[SignedEntry]:
     """
     require_ledger(path)
     # Where nothing waits in a log the file alone is the ledger, and can be read where nothing may be written.
-    quiet = not path.with_name(path.name + "-wal").exists()
-    with closing(_connect(path, "ro&immutable=1" if quiet else "ro")) as database, _explained(path):
+    log = path.with_name(path.name + "-wal")
+    if not log.exists():
+        entries = _all_rows(path, "ro&immutable=1")
+        if not log.exists():
+            return entries  # else a site has begun to write in the meantime
+    return _all_rows(path, "ro")
+
+
+def _all_rows(path: Path, mode: str) -> list[SignedEntry]:
+    with closing(_connect(path, mode)) as database, _explained(path):
         return list(_rows(database, 0))
 
 

@@ -163,7 +163,10 @@ class LifetimeCap:
         return total.extra <= self.extra and any(within)
 
     def epsilon_of(self, total: Cost) -> float:
-        """The least lifetime epsilon, at this delta and these orders, that a history of these divergences fits in."""
+        """The least lifetime epsilon, at this delta and these orders, that a history of these divergences fits in.
+
+        No guarantee for a history that was still free to go on: that is the epsilon which was fixed beforehand.
+        """
         if total == self.nothing:
             return 0.0
         needed = (used + 2 * _ROUNDING * max(1.0, used) for used in total.renyi)
