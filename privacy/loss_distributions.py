@@ -31,7 +31,8 @@ Floats = npt.NDArray[np.float64]
 
 _REACH = -float(ndtri(math.exp(-50) / 2))  # in deviations: of the noise, e^-50 lies beyond
 _FINEST_INTERVAL, _WIDEST_INTERVAL = 1e-8, 1e-3
-_MOST_POINTS = 100_000  # of one sum's distribution: so that no study takes minutes
+_MOST_POINTS, _FEW_POINTS = 40_000, 8_000  # of one sum's distribution, by precision: no study takes minutes
+_ROUGH = 5e-3  # a precision from which few points will do
 _LARGEST = 1e300
 _ROUNDING = 2.0**-50  # of delta for each sum; the Fourier transform was seen to lose up to 2^-53
 
@@ -148,7 +149,8 @@ def _interval(gaussian_mu: float, sampled: Sequence[SumEvent], precision: float)
         + ([_reach(1 / gaussian_mu, 1.0)] if gaussian_mu else [])
     )
     fine = min(_WIDEST_INTERVAL, math.sqrt(12 * precision * variance / steps))
-    interval = max(fine, reach / _MOST_POINTS, _FINEST_INTERVAL)
+    points = _MOST_POINTS if precision < _ROUGH else _FEW_POINTS
+    interval = max(fine, reach / points, _FINEST_INTERVAL)
     # Down to a quarter of an octave, so that all numbers of rounds of one study share their sums' distributions.
     return float(2 ** (math.floor(4 * math.log2(interval)) / 4))
 
