@@ -76,7 +76,7 @@ def rounding_of(sampled: Sequence[SumEvent]) -> float:
 
 
 def mean_loss(z: float, q: float) -> float:
-    """The mean of one sum's loss where the unit is there, KL(P, Q) in nats, to a few digits: by the trapezoidal rule."""
+    """The mean of one sum's loss where the unit is there, KL(P, Q), nats, to a few digits: by the trapezoidal rule."""
     x, step = np.linspace(-_REACH * z, 1 + _REACH * z, 10_000, retstep=True)
     unsampled = math.log(q) + (x - 0.5) / z**2
     losses = unsampled if q == 1 else np.logaddexp(math.log1p(-q), unsampled)

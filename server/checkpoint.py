@@ -106,7 +106,7 @@ _HEAD = {
 
 
 def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KeptSum:
-    values = {name: head.get(name) for name in _HEAD}
+    values: dict[str, Any] = {name: head.get(name) for name in _HEAD}
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     refusals, total = head.get("refusals"), arrays.get("total")
     if (
