@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench soak docs clean help
+.PHONY: demo test lint bench soak fuzz docs clean help
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -41,9 +41,12 @@ bench: $(VENV)/test  ## Measure gradients, noise, accuracy and accounting, and w
 soak: $(VENV)/test  ## Kill sites and simulations, cut their power, and write docs/benchmarks/soak.md: ten minutes
 	$(BIN)/python benchmarks/soak.py --out docs/benchmarks/soak.md
 
+fuzz: $(VENV)/test  ## Feed 100,000 mutated inputs to every reader, and write docs/benchmarks/fuzz.md: ten minutes
+	PYTHONPATH=tests/support $(BIN)/python -m fuzzing --cases 100000 --out docs/benchmarks/fuzz.md
+
 docs: $(VENV)/test  ## Check that the documents' commands and links are real
 	$(BIN)/python -m pytest tests/test_documents.py
 
 clean:  ## Remove the environment and what tools left behind
-	rm -rf $(VENV) demo-report demo-report.partial build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-report demo-report.partial fuzz-failures build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,7 +31,10 @@ Floats = npt.NDArray[np.float64]
 
 _REACH = -float(ndtri(math.exp(-50) / 2))  # in deviations: of the noise, e^-50 lies beyond
 _FINEST_INTERVAL, _WIDEST_INTERVAL = 1e-8, 1e-3
-_MOST_POINTS, _FEW_POINTS = 40_000, 8_000  # of one sum's distribution, by precision: no study takes minutes
+_MOST_POINTS, _FEW_POINTS = (
+    40_000,
+    8_000,
+)  # of one sum's distribution, by precision: no study takes minutes
 _ROUGH = 5e-3  # a precision from which few points will do
 _LARGEST = 1e300
 _ROUNDING = 2.0**-50  # of delta for each sum; the Fourier transform was seen to lose up to 2^-53

@@ -71,11 +71,21 @@ def _restore(place: Path, out: Path) -> None:
         (place / _REPLACED).rename(out)
 
 
+def _read_options(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged", hint="leave --resume out to start anew")
+    return found
+
+
 def _prepare(place: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
     """Keep the checkpoint of this very run, or clear what is left of another."""
     options = place / _OPTIONS
     if resume and options.exists():
-        earlier = json.loads(options.read_text(encoding="utf-8"))
+        earlier = _read_options(options)
         changed = [name for name in identity if earlier.get(name) != identity[name]]
         if changed:
             raise UserError(

@@ -1,0 +1,12 @@
+"""Every target. One more is an entry in a module's `TARGETS`."""
+
+from __future__ import annotations
+
+from fuzzing import keys, ledgers, messages, policies, records, site, studies
+from fuzzing.engine import Target
+
+TARGETS: dict[str, Target] = {
+    each.name: each
+    for module in (studies, policies, messages, site, ledgers, keys, records)
+    for each in module.TARGETS
+}
