@@ -192,6 +192,8 @@ class Ledger:
         with self._transaction() as state:
             self._require_registered(state, approval.data_set, set(self._marks(units)))
             account = state.studies.get(approval.study)
+            if account is None:
+                state.require_room(approval)
             if account is None or account.closed or account.approval != approval:
                 self._write(state, approval)
 

@@ -39,6 +39,7 @@ from privacy.events import SumEvent
 from privacy.renyi import renyi_divergence
 
 __all__ = [
+    "MARGIN",
     "MOST_ORDERS",
     "Cost",
     "LifetimeCap",
@@ -46,6 +47,10 @@ __all__ = [
     "default_orders",
     "smallest_cap",
 ]
+
+MARGIN = 1e-6
+"""What a site leaves of a budget, relatively: an auditor's machine takes logarithms of its own, and must not find that
+what fitted there does not fit here."""
 
 MOST_ORDERS = 8
 _EXTRA_SHARE = 0.1  # of delta, for what no divergence covers
@@ -157,10 +162,11 @@ class LifetimeCap:
         )
         return Cost(renyi, extra)
 
-    def holds(self, total: Cost) -> bool:
-        """Is a history of this cost within the budget?"""
-        within = (used <= bound for used, bound in zip(total.renyi, self.bounds, strict=True))
-        return total.extra <= self.extra and any(within)
+    def holds(self, total: Cost, *, margin: float = 0.0) -> bool:
+        """Is a history of this cost within the budget, also if it were larger by the relative `margin`?"""
+        used = zip(total.renyi, self.bounds, strict=True)
+        within = (one * (1 + margin) <= bound for one, bound in used)
+        return total.extra * (1 + margin) <= self.extra and any(within)
 
     def epsilon_of(self, total: Cost) -> float:
         """The least lifetime epsilon, at this delta and these orders, that a history of these divergences fits in.
@@ -175,7 +181,8 @@ class LifetimeCap:
 
     def remaining_mu(self, total: Cost) -> float:
         """Mu of the largest unsampled Gaussian study that still fits: its divergence of order a is a mu^2 / 2."""
-        rooms = zip(self.orders, self.bounds, total.renyi, strict=True)
+        most = (bound / (1 + MARGIN) for bound in self.bounds)
+        rooms = zip(self.orders, most, total.renyi, strict=True)
         return math.sqrt(max(0.0, *(2 * (bound - used) / a for a, bound, used in rooms)))
 
 
@@ -199,7 +206,7 @@ def smallest_cap(sums: Sequence[Sums], delta: float) -> LifetimeCap:
     """
     while delta < 1:
         cap = _smallest_at(sums, delta)
-        if cap.holds(cap.cost(sums)):
+        if cap.holds(cap.cost(sums), margin=MARGIN):
             return cap
         delta *= 10
     raise PrivacyError(
@@ -223,8 +230,7 @@ def _default_cap(epsilon: float, delta: float) -> LifetimeCap:
 
 def _fits(sums: Sequence[Sums], cap: LifetimeCap) -> bool:
     """As far as divergences go: they cost the less the larger epsilon is, and all else the more."""
-    used = cap.cost(sums).renyi
-    return any(one <= bound for one, bound in zip(used, cap.bounds, strict=True))
+    return cap.holds(Cost(cap.cost(sums).renyi, 0.0), margin=MARGIN)
 
 
 def _conversion(order: float, delta: float) -> float:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from privacy.errors import BudgetError, LedgerError, PrivacyError, ProtocolError
-from privacy.filters import Cost, LifetimeCap, Sums
+from privacy.filters import MARGIN, Cost, LifetimeCap, Sums
 from study.ledger_entries import (
     FIRST,
     Answered,
@@ -162,6 +162,17 @@ class LedgerState:
         _RULES[type(entry.body)](self, entry.body, entry)
         self.entries, self.head, self.time = self.entries + 1, entry.hash, entry.time
 
+    def require_room(self, body: Approved) -> None:
+        """What a site asks before it approves: a little more room than the rule, whoever computes it how.
+
+        Raises:
+            BudgetError: the study does not fit in the lifetime budget with `MARGIN` to spare.
+        """
+        data_set = self.data_sets.get(body.data_set)
+        budget = self.budget(data_set.namespace) if data_set else None
+        if budget is not None:
+            _cost_within(budget, body, MARGIN)
+
     def _open(self, body: Opened, _entry: Entry) -> None:
         self.opened = body
 
@@ -202,7 +213,7 @@ class LedgerState:
         namespace = self.data_sets[body.data_set].namespace
         budget = self.budget(namespace)
         if budget is not None:
-            self._reserved[namespace][body.study] = _cost_within(budget, body)
+            self._reserved[namespace][body.study] = _cost_within(budget, body, 0.0)
         self.studies[body.study] = StudyAccount(approval=body)
 
     def _charge(self, body: Charged, entry: Entry) -> None:
@@ -292,14 +303,14 @@ def replay(signed: Iterable[SignedEntry], public: bytes | None = None) -> Ledger
     return state
 
 
-def _cost_within(budget: Budget, approval: Approved) -> Cost:
+def _cost_within(budget: Budget, approval: Approved, margin: float) -> Cost:
     """What every sum that a study may ask costs. Raises BudgetError if that is more than is left."""
     terms = [(each.terms, each.count) for each in approval.sums]
     sums = [each.sums(count) for each, count in terms if each is not None]
     if len(sums) < len(terms):
         raise LedgerError("Expected a study with privacy, found one without")
     wanted = budget.cap.cost(sums)
-    if not budget.cap.holds(budget.held + wanted):
+    if not budget.cap.holds(budget.held + wanted, margin=margin):
         raise BudgetError(_what_lacks(budget, wanted), hint=_what_remains(budget))
     return wanted
 
@@ -327,7 +338,7 @@ def _require_sound(declared: DeclaredSum, data_set: DataSet) -> None:
 
 def _what_lacks(budget: Budget, wanted: Cost) -> str:
     cap, held = budget.cap, budget.held
-    if (held + wanted).extra > cap.extra:
+    if (held + wanted).extra * (1 + MARGIN) > cap.extra:
         return (
             f"Expected a study whose rounding and unlikely events fit in {cap.extra:.3g}, a tenth of the lifetime "
             f"delta: {held.extra:.3g} of it is spent or reserved, and with this study it would be "

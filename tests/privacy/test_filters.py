@@ -22,7 +22,15 @@ from privacy import filters
 from privacy.accounting import epsilon_of
 from privacy.errors import PrivacyError
 from privacy.events import SumEvent
-from privacy.filters import MOST_ORDERS, Cost, LifetimeCap, Sums, default_orders, smallest_cap
+from privacy.filters import (
+    MARGIN,
+    MOST_ORDERS,
+    Cost,
+    LifetimeCap,
+    Sums,
+    default_orders,
+    smallest_cap,
+)
 from privacy.renyi import renyi_divergence
 
 
@@ -423,6 +431,17 @@ def replace_extra(cost):
     return Cost(cost.renyi, 0.0)
 
 
+def test_a_margin_is_a_share_of_all_that_is_used():
+    cap = cap_of(3.0, orders=(6.0, 9.0))
+    full = Cost(cap.bounds, cap.extra)
+    assert cap.holds(full)
+    assert not cap.holds(full, margin=1e-9)
+    for renyi, extra in ((1 - 2e-6, 1 - 2e-6), (1 - 5e-7, 0.5), (0.5, 1 - 5e-7)):
+        cost = Cost(tuple(each * renyi for each in full.renyi), full.extra * extra)
+        assert cap.holds(cost)
+        assert cap.holds(cost, margin=MARGIN) is (max(renyi, extra) < 1 - 1e-6)
+
+
 def test_nothing_costs_nothing_and_the_least_sum_costs_what_the_conversion_does():
     cap = cap_of(3.0)
     assert cap.epsilon_of(cap.nothing) == 0
@@ -438,12 +457,12 @@ def test_what_remains_fits_and_a_bit_more_does_not(cap, study):
     total = replace_extra(cap.cost(study))
     mu = cap.remaining_mu(total)
     if mu == 0:
-        assert not cap.holds(total + cap.cost([sums_of(1e7)]))
+        assert not cap.holds(total + cap.cost([sums_of(1e7)]), margin=MARGIN)
         return
-    assert cap.holds(total)
+    assert cap.holds(total, margin=MARGIN)
     for factor, fits in ((1 - 1e-9, True), (1 + 1e-6, False)):
         more = total + cap.cost([sums_of(1 / (mu * factor))])
-        assert cap.holds(more) is fits
+        assert cap.holds(more, margin=MARGIN) is fits
 
 
 @pytest.mark.parametrize(
