@@ -24,16 +24,16 @@ def test_what_fits_to_the_last_digit_is_refused_and_a_millionth_less_is_approved
     """Filled to the brim the ledger would be refused by a machine, or a later version, that differs in a digit."""
     path = tmp_path / "ledger.sqlite"
     with closing(ledger_of(cap=cap_of(2.0), path=path)) as ledger:
-        ledger.approve(approved("first", count=1))
+        ledger.approve(approved("first", count=1), [])
         budget = ledger.state.budget(NAMESPACE)
         brimful = approved("second", count=1, z=(1 + 1e-10) / math.sqrt(room_of(budget, 0.0)))
         with pytest.raises(BudgetError, match="lifetime budget of epsilon 2"):
-            ledger.approve(brimful)
+            ledger.approve(brimful, [])
         replay(read_ledger(path)).apply(
             ledger.state.next_entry(brimful, time=10**9)
         )  # the rule itself allows it
         ledger.approve(
-            approved("second", count=1, z=(1 + 1e-10) / math.sqrt(room_of(budget, 1e-6)))
+            approved("second", count=1, z=(1 + 1e-10) / math.sqrt(room_of(budget, 1e-6))), []
         )
         assert ledger.state.budget(NAMESPACE).epsilon_held == pytest.approx(2.0, abs=1e-5)
     exact = filters.renyi_divergence

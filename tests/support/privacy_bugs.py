@@ -389,7 +389,7 @@ BUGS = [
     Bug(
         "rounding is free over a lifetime",
         "privacy/filters.py",
-        "        return total.extra <= self.extra and any(within)\n",
+        "        return total.extra * (1 + margin) <= self.extra and any(within)\n",
         "        return any(within)\n",
         "tests/privacy/test_filters.py::test_rounding_alone_can_use_a_budget_up",
     ),
