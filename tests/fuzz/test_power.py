@@ -30,7 +30,8 @@ from privacy.errors import ProtocolError, UserError
 from privacy.filters import LifetimeCap
 from study.canonical import parse_canonical
 
-SEED = 2026
+SEED = 1
+CASES = 20_000  # the rarest bug fails one case in about two thousand
 
 
 def nothing(*_arguments, **_named):
@@ -128,7 +129,7 @@ PLANTED = {
     "not canonical|documented"),
     "messages in any spelling": ("query", [(study.queries, "decode", lenient_decode)],
     "written otherwise|no message|the judge cannot read it"),
-    "true for 1": ("study", [(study.settings, "fits", fits_truth_as_number)], "cannot be True"),
+    "true for 1": ("study", [(study.settings, "fits", fits_truth_as_number)], "cannot be (True|False)"),
     "bounds beyond 2^53": ("study", [(study.contract, "_require_bounds", bounds_of_any_size)], "data.bounds cannot be"),
     "unknown settings": ("study", [(study.settings_file, "_refuse_unknown", nothing)], "is unknown|is no section"),
     "unknown rules": ("policy", [(study.settings_file, "_refuse_unknown", nothing)], "is unknown"),
@@ -159,11 +160,11 @@ PLANTED = {
     "it is no sum|other arrays|found (Type|Value)Error"),
     "parameters of any shape": ("site", [(client.answers, "check_parameters", nothing)], "not approved"),
     "a refusal in a site's words": (
-        "envelope", [(study.envelope, "rules_of", lambda reason: [type("Rule", (), {"explanation": reason})()])],
+        "envelope", [(study.envelope, "rules_of", lambda reason: [type("Rule", (), {"explanation": str(reason)})()])],
         "words of our own",
     ),
     "a cell in a message": ("csv", [(client.tables.Table, "refuse", refuse_and_show)], "does not show what is secret"),
-    "text as zero": ("csv", [(client.tables, "_number_of", number_or_nan)], "a feature is no number"),
+    "text as zero": ("csv", [(client.tables, "_number_of", number_or_nan)], "a (feature|label) is no"),
     "values beyond their bounds": ("csv", [(client.tables, "_within", lambda table, _study, name,
     *_: table.numbers(name))], "beyond its bounds"),
     "a key in a message": ("private-key", [(study.keyfiles, "_content", shown_key)], "does not show what is secret"),
@@ -175,9 +176,6 @@ def plant(monkeypatch, owner, name, value):
         monkeypatch.setitem(owner, name, value)
     else:
         monkeypatch.setattr(owner, name, value)
-
-
-CASES = 6000
 
 
 @pytest.mark.parametrize("bug", PLANTED)

@@ -33,6 +33,7 @@ _NUMBERS = tuple(
     each for each in VALUES if re.match(rb"[+-]?([0-9.]|inf|nan)", each) and len(each) < 500
 )
 _IS_NUMBER = re.compile(rb"[+-]?[0-9][0-9.eE+-]*")
+_NUMBER = re.compile(rb"(?<![\w.\"-])" + _IS_NUMBER.pattern + rb"(?![\w\"])")
 
 _KEYS = (
     b"a" * 50_000, b"format", b"extra", b"__class__", b'""', b'"a.b"', b"a.b", b"bounds", b"default", b"epsilon",
@@ -67,6 +68,19 @@ def nest(draw: random.Random, data: bytes, _pool: Sequence[bytes]) -> bytes:
 def near_value(draw: random.Random, data: bytes, _pool: Sequence[bytes]) -> bytes:
     """One setting has a value next to its own."""
     return _on_setting(draw, data, lambda key, old: (key, _near(draw, old)))
+
+
+def edge_number(draw: random.Random, data: bytes, _pool: Sequence[bytes]) -> bytes:
+    """One number, wherever it stands, becomes one at the edge."""
+    found = [
+        each
+        for each in _NUMBER.finditer(data)
+        if not data[: each.start()].rpartition(b"\n")[2].lstrip().startswith(b"#")
+    ]
+    if not found:
+        return data
+    place = draw.choice(found)
+    return data[: place.start()] + draw.choice(_NUMBERS) + data[place.end() :]
 
 
 def change_key(draw: random.Random, data: bytes, _pool: Sequence[bytes]) -> bytes:
@@ -159,7 +173,7 @@ def _near(draw: random.Random, old: bytes) -> bytes:
 
 
 TOML: tuple[Bytes, ...] = (
-    *(change_value, near_value, borrow_value) * 4, *(change_key, add_setting, change_section) * 2, nest, *LINES, *BYTES,
+    *(change_value, near_value, edge_number, borrow_value) * 4, *(change_key, add_setting, change_section) * 2, nest, *LINES, *BYTES,
 )  # fmt: skip
 """Half of them change settings so that the file stays TOML."""
 
