@@ -152,7 +152,7 @@ PLANTED = {
     "charges on other terms": ("forged-export", [(study.ledger_state._RULES, study.ledger_entries.Charged,
     charge_on_any_terms)],
                                "beyond what was approved"),
-    "a budget without an end": ("forged-export", [(LifetimeCap, "holds", lambda _self, _total: True)],
+    "a budget without an end": ("forged-export", [(LifetimeCap, "holds", lambda *_, **__: True)],
     "budget is exceeded"),
     "noise that is not there": ("forged-export", [(study.ledger_entries.SumTerms, "check_noise", nothing)],
     "do not give the noise"),
