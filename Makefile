@@ -41,7 +41,7 @@ bench: $(VENV)/test  ## Measure gradients, noise, accuracy and accounting, and w
 soak: $(VENV)/test  ## Kill sites and simulations, cut their power, and write docs/benchmarks/soak.md: ten minutes
 	$(BIN)/python benchmarks/soak.py --out docs/benchmarks/soak.md
 
-fuzz: $(VENV)/test  ## Feed 100,000 mutated inputs to every reader, and write docs/benchmarks/fuzz.md: ten minutes
+fuzz: $(VENV)/test  ## Feed 100,000 mutated inputs to every reader, and write docs/benchmarks/fuzz.md: two minutes
 	PYTHONPATH=tests/support $(BIN)/python -m fuzzing --cases 100000 --out docs/benchmarks/fuzz.md
 
 docs: $(VENV)/test  ## Check that the documents' commands and links are real
