@@ -53,7 +53,7 @@ from study.ledger_entries import (
     SignedEntry,
 )
 from study.ledger_state import Asked, LedgerState
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 __all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger", "require_ledger"]
 

@@ -41,6 +41,18 @@ class ProtocolError(DiscreetError):
     """A message of another party breaks the rules; nothing was answered and no state changed."""
 
 
+class AggregationError(ProtocolError):
+    """A message breaks the rules of secure aggregation, at this `step`; what it was to tell stays hidden."""
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(f"{step}: {message}")
+        self.step = step
+
+
+class NoSessionError(AggregationError):
+    """This site has no key for the session: it has restarted, or was never asked for one. A new session mends that."""
+
+
 class RoundAbandonedError(DiscreetError):
     """Too few sites answered, and no spare round is left."""
 

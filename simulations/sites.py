@@ -15,7 +15,7 @@ from study.charging import least_budget
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.keyfiles import write_public_key
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 __all__ = ["simulated_sites"]
 

@@ -13,17 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from privacy.errors import ProtocolError, StudyError
+from privacy.signing import PROTOCOL
 from study.canonical import canonical_json, digest, parse_canonical
 from study.contract import Study, tolerance_hint
 from study.parsing import study_from_values, study_to_values
 from study.settings import ImpossibleSettingError
 
-__all__ = ["PROTOCOL", "Declaration"]
+__all__ = ["Declaration"]
 
 _MOST_SITES = 10_000
-
-PROTOCOL = 1
-"""Version of messages and derivations; part of every declaration, so of every hash."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privacy.errors import UserError
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 __all__ = [
     "create_key",

@@ -39,7 +39,7 @@ from privacy.rounding import FLOAT_SLACK
 from privacy.sampling import OVERFLOW
 from study.canonical import canonical_json, parse_canonical
 from study.settings import fits
-from study.signing import SigningKey, verify
+from privacy.signing import SigningKey, verify
 
 __all__ = [
     "BODIES",

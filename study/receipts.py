@@ -16,7 +16,7 @@ from privacy.errors import LedgerError, ProtocolError
 from study.canonical import canonical_json, parse_canonical
 from study.ledger_entries import SignedEntry, hash_of
 from study.ledger_state import LedgerState
-from study.signing import SigningKey, verify
+from privacy.signing import SigningKey, verify
 
 __all__ = ["Receipt", "SignedReceipt", "check_receipts", "receipts_of"]
 

@@ -343,7 +343,7 @@ def verify_export(
     from audit.summary import budget_summary, study_summary
     from audit.verify import verify_export as verify
     from study.keyfiles import read_public_key
-    from study.signing import fingerprint
+    from privacy.signing import fingerprint
 
     with errors_explained():
         public = read_public_key(key)

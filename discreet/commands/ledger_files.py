@@ -17,7 +17,7 @@ from privacy.errors import LedgerError, ProtocolError, UserError
 
 if TYPE_CHECKING:
     from client.ledger import Ledger
-    from study.signing import SigningKey
+    from privacy.signing import SigningKey
 
 __all__ = ["ledger_file", "opened_ledger", "read_lines", "require_names", "write_lines"]
 
@@ -94,7 +94,7 @@ def _alone_in(directory: Path) -> Iterator[None]:
 def _make(path: Path, key_path: Path, site: str, *, given: bool) -> list[str]:
     from client.ledger import create_ledger
     from study.keyfiles import create_key, read_key
-    from study.signing import fingerprint
+    from privacy.signing import fingerprint
 
     if key_path.exists() and not given:
         raise UserError(

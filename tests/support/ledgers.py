@@ -24,7 +24,7 @@ from study.ledger_entries import (
     SumTerms,
 )
 from study.ledger_state import LedgerState
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 DATA_SET, NAMESPACE = "records", "people"
 

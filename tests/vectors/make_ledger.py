@@ -25,7 +25,7 @@ from study.ledger_entries import (
 )
 from study.ledger_state import replay
 from study.receipts import receipts_of
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
 CAP = LifetimeCap(epsilon=3.0, delta=1e-5, orders=(6.0, 8.0, 11.0, 16.0))

@@ -22,7 +22,7 @@ from fuzzing.mutations import BYTES, LINES
 from fuzzing.places import written
 from privacy.errors import UserError
 from study.keyfiles import read_key, read_public_key
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 __all__ = ["TARGETS"]
 

@@ -33,7 +33,7 @@ from study.guarantee import Guarantee
 from study.ledger_entries import Approved, Entry, SignedEntry
 from study.ledger_state import replay
 from study.receipts import SignedReceipt, receipts_of
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 __all__ = ["KEY", "TARGETS"]
 

@@ -26,7 +26,7 @@ from privacy.filters import LifetimeCap
 from privacy.keystream import derive_key
 from study.models import model_of
 from study.queries import SumQuery
-from study.signing import SigningKey
+from privacy.signing import SigningKey
 
 __all__ = ["TARGETS"]
 

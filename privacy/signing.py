@@ -10,11 +10,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from privacy.errors import ProtocolError
 from privacy.keystream import derive_key
-from study.declaration import PROTOCOL
 
-__all__ = ["SigningKey", "Tag", "fingerprint", "verify"]
+__all__ = ["PROTOCOL", "SigningKey", "Tag", "fingerprint", "verify"]
 
-Tag = Literal["ledger", "receipt"]
+PROTOCOL = 1
+"""Version of messages and derivations: in every signature, derivation and declaration, so in every study's hash."""
+
+Tag = Literal["ledger", "receipt", "roster", "setup", "survivors"]
+"""What is signed: an entry, a receipt of an upload, a roster, a key for one session, one set of survivors."""
 
 
 class SigningKey:
