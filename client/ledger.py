@@ -32,13 +32,15 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from privacy.errors import LedgerError, ProtocolError, UserError
 from study.keyfiles import sync_directory
 from study.ledger_entries import (
+    Agreed,
     Answered,
     Approved,
     Body,
@@ -51,9 +53,11 @@ from study.ledger_entries import (
     Opened,
     Refused,
     SignedEntry,
+    hash_of,
 )
 from study.ledger_state import Asked, LedgerState
-from privacy.signing import SigningKey
+from study.receipts import SignedReceipt, receipt_of
+from privacy.signing import SigningKey, Tag
 
 __all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger", "require_ledger"]
 
@@ -86,6 +90,10 @@ _SCHEMA = f"""
     CREATE TABLE answers (
         place INTEGER PRIMARY KEY, study TEXT NOT NULL, number INTEGER NOT NULL, content BLOB NOT NULL
     );
+    CREATE TABLE witnessed (
+        study TEXT NOT NULL, site INTEGER NOT NULL, number INTEGER NOT NULL, head TEXT NOT NULL,
+        PRIMARY KEY (study, site)
+    ) WITHOUT ROWID;
     CREATE TABLE units (mark BLOB NOT NULL, data_set TEXT NOT NULL, PRIMARY KEY (mark, data_set)) WITHOUT ROWID;
 """
 
@@ -220,9 +228,20 @@ class Ledger:
             )  # fmt: skip
         return found
 
-    def charge(self, study: str, index: int, function: str, query: str) -> None:
+    def charge(
+        self,
+        study: str,
+        index: int,
+        function: str,
+        query: str,
+        *,
+        witnessed: Mapping[int, tuple[int, str]] = MappingProxyType({}),
+    ) -> None:
         """Pay for a query. When this returns the charge is on the disk, and the answer may be computed.
 
+        Arguments:
+            query: SHA-256 of what is asked, hexadecimal. witnessed: number and head of other sites' latest charges, by
+                their number on the roster, to be remembered.
         Raises:
             LedgerError: the number was charged before, or no sums of the function are left.
         """
@@ -232,6 +251,26 @@ class Ledger:
                 state,
                 Charged(study=study, index=index, function=function, query=query, terms=terms),
             )
+            self._database.executemany(
+                "INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)",
+                ((study, site, number, head) for site, (number, head) in witnessed.items()),
+            )
+
+    def witnessed(self, study: str) -> dict[int, tuple[int, str]]:
+        """Number and head of the latest charge that this site has seen of every other one, by number on the roster."""
+        with self._transaction("DEFERRED"):
+            rows = self._database.execute(
+                "SELECT site, number, head FROM witnessed WHERE study = ?", (study,)
+            )
+            return {site: (number, head) for site, number, head in rows}
+
+    def head_at(self, sequence: int) -> str | None:
+        """Hash of an entry, hexadecimal; None if there are not so many."""
+        with self._transaction("DEFERRED"):
+            row = self._database.execute(
+                "SELECT content FROM entries WHERE sequence = ?", (sequence,)
+            ).fetchone()
+        return None if row is None else hash_of(row[0])
 
     def store(self, study: str, index: int, answer: bytes) -> None:
         """Keep the bytes of an answer. When this returns they are on the disk, and may be sent.
@@ -268,6 +307,29 @@ class Ledger:
             raise LedgerError("Expected the bytes that were answered, found others")
         return bytes(row[0])
 
+    def receipt(self, study: str, index: int) -> SignedReceipt:
+        """The receipt of an answered query; always the same one. Raises LedgerError where it was not."""
+        asked = self.find(study, index)
+        if asked is None:
+            raise LedgerError(f"Expected query {index} to be answered")
+        return receipt_of(study, index, asked, self._key)
+
+    def sign(self, tag: Tag, message: bytes) -> bytes:
+        """A signature of this site, for one purpose."""
+        return self._key.sign(tag, message)
+
+    def agree(self, study: str, index: int, survivors: tuple[int, ...] | None) -> None:
+        """Of which sum an answer may be unmasked. When this returns it is on the disk, and no other ever will be.
+
+        Raises:
+            LedgerError: another sum was agreed on, or the query is not answered.
+        """
+        with self._transaction() as state:
+            body = Agreed(study=study, index=index, survivors=survivors)
+            asked = state.account(study).asked.get(index)
+            if asked is None or asked.agreed != body:
+                self._write(state, body)
+
     def burn(self, study: str, index: int) -> None:
         """A charged query that will never be answered."""
         with self._transaction() as state:
@@ -294,7 +356,8 @@ class Ledger:
         with self._transaction() as state:
             if not state.account(study).closed:
                 self._write(state, Closed(study=study))
-            self._database.execute("DELETE FROM answers WHERE study = ?", (study,))
+            for table in ("answers", "witnessed"):
+                self._database.execute(f"DELETE FROM {table} WHERE study = ?", (study,))  # noqa: S608
 
     def refuse(self, study: str, reason: str) -> None:
         """Log a refusal, once for each study and reason; of studies that this site does not know, a hundred."""

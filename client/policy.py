@@ -333,10 +333,10 @@ def _floors(floors: Floors, guarantee: Guarantee) -> list[Finding | None]:
 def _ceilings(ceilings: Ceilings, guarantee: Guarantee) -> list[Finding | None]:
     against, by_server = ceilings.epsilon_against_server, guarantee.study.privacy.trust == "server"
     return [
-        _at_most(Rule.EPSILON, guarantee.epsilon_of_a_record(), ceilings.epsilon),
+        _at_most(Rule.EPSILON, guarantee.epsilon_of_a_record, ceilings.epsilon),
         _at_most(Rule.DELTA, guarantee.delta, ceilings.delta),
         None if by_server
-        else _at_most(Rule.EPSILON_AGAINST_SERVER, guarantee.epsilon_of_a_record(against_server=True), against),
+        else _at_most(Rule.EPSILON_AGAINST_SERVER, guarantee.epsilon_of_a_record, against),
         _at_most(Rule.ROUNDS, sum(each.count for each in guarantee.stages), ceilings.rounds),
         _at_most(Rule.DIMENSION, max(each.dimension for each in guarantee.stages), ceilings.dimension),
     ]  # fmt: skip

@@ -1,10 +1,11 @@
 """What a declaration costs a site, in the terms of its ledger.
 
-A ledger speaks of the units of its namespace: records, or a column's patients. Two things make an answer cost them more
-than the study's own epsilon says.
+A ledger speaks of the units of its namespace: records, or a column's patients. Two things decide what an
+answer costs them.
 
-* *Who looks on.* While sums are not masked the coordinator sees every answer alone, with that site's own share of
-  noise: that is what is charged. With trust `server` the coordinator adds the noise, and is trusted with the sum
+* *Who looks on.* With trust `aggregate` sums are masked: whatever the coordinator and c colluding sites learn holds at
+  least k honest shares of noise, and k shares are charged. With trust `local` each site's own sum is seen, with all of
+  the noise in its one share. With trust `server` the coordinator adds the noise, and is trusted with the masked sum
   itself: what is charged is what everybody else sees, and a budget with such a study in it holds against them alone.
 * *What the study protects.* With `dp-fedavg` the clipped vector is a whole site's, and epsilon is for a site replaced
   by an empty one. One record more or less does not remove that vector, it replaces it by another of norm C, up to
@@ -24,8 +25,6 @@ from study.ledger_entries import DISTANCE, Adjacency, DeclaredSum, SumTerms
 
 __all__ = ["declared_sums", "least_budget"]
 
-_SHARES_SEEN = 1
-
 
 def declared_sums(guarantee: Guarantee) -> tuple[DeclaredSum, ...]:
     """Every kind of sum that a study may ask, with what one of them costs the site that answers."""
@@ -38,11 +37,7 @@ def declared_sums(guarantee: Guarantee) -> tuple[DeclaredSum, ...]:
 
 
 def least_budget(guarantee: Guarantee) -> LifetimeCap | None:
-    """The least lifetime budget that the study alone fits in; None without privacy, or where it is beyond any.
-
-    While sums are not masked, `aggregate` over many sites leaves each so little noise of its own that no real site
-    could approve it (`epsilon_against_server` says so). It can be rehearsed all the same.
-    """
+    """The least lifetime budget that the study alone fits in; None without privacy, or where it is beyond any."""
     declared = declared_sums(guarantee)
     sums = [each.terms.sums(each.count) for each in declared if each.terms is not None]
     with suppress(PrivacyError):
@@ -60,8 +55,9 @@ def _terms_of(guarantee: Guarantee, stage: Stage) -> SumTerms | None:
         adjacency=adjacency, unit=guarantee.unit, part="train", dimension=mechanism.dimension,
         clipping_norm=mechanism.clipping_norm, sites_per_unit=mechanism.sites_per_unit,
         sampling_rate=stage.sampling_rate, sites=tolerance.sites, colluding=tolerance.colluding,
-        survivors=tolerance.survivors, threshold=tolerance.survivors, shares=_SHARES_SEEN,
-        noise_multiplier=mechanism.noise_multiplier_of(_SHARES_SEEN) / DISTANCE[adjacency],
+        survivors=tolerance.survivors, threshold=tolerance.survivors,
+        quorum=tolerance.survivors, shares=tolerance.shares,
+        noise_multiplier=mechanism.noise_multiplier_of(tolerance.shares) / DISTANCE[adjacency],
         base=mechanism.deviation.base, stretch=mechanism.deviation.stretch, scale=mechanism.scale,
         beta=mechanism.beta, slack=mechanism.slack,
         unlikely=guarantee.unlikely(stage), bits=mechanism.bits,

@@ -33,12 +33,15 @@ class Declaration:
         sites: n, on the roster.
         noise_multiplier: z of the study's main sums; None with trust `unsafe`.
         nonce: 32 hexadecimal digits, new for every run.
+        roster: hash of the roster whose sites these are, 64 hexadecimal digits; None where nobody has to be known by
+            a key: a forecast, or a study whose sums are not masked.
     """
 
     study: Study
     sites: int
     noise_multiplier: float | None
     nonce: str
+    roster: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.study.data.features, str):
@@ -47,6 +50,8 @@ class Declaration:
         self._check_noise()
         if not re.fullmatch("[0-9a-f]{32}", self.nonce):
             raise StudyError("Expected a nonce of 32 hexadecimal digits")
+        if self.roster is not None and not re.fullmatch("[0-9a-f]{64}", self.roster):
+            raise StudyError("Expected the hash of a roster, 64 hexadecimal digits")
 
     def _check_sites(self) -> None:
         privacy, least = self.study.privacy, self.study.sites.minimum
@@ -85,6 +90,7 @@ class Declaration:
         """Plain values, for JSON."""
         values = {
             "protocol": PROTOCOL, "study": study_to_values(self.study), "sites": self.sites, "nonce": self.nonce,
+            "roster": self.roster,
         }  # fmt: skip
         return (
             values
@@ -119,7 +125,7 @@ class Declaration:
 @functools.lru_cache(maxsize=16)
 def _parsed(content: bytes) -> Declaration:
     values = parse_canonical(content)
-    keys = {"protocol", "study", "sites", "nonce"}
+    keys = {"protocol", "study", "sites", "nonce", "roster"}
     if not isinstance(values, dict) or set(values) - {"noise_multiplier"} != keys:
         raise ProtocolError(f"Expected a declaration with {', '.join(sorted(keys))}")
     if values["protocol"] != PROTOCOL or type(values["protocol"]) is not int:
@@ -127,12 +133,15 @@ def _parsed(content: bytes) -> Declaration:
     try:
         if type(values["sites"]) is not int or not isinstance(values["nonce"], str):
             raise ProtocolError("Expected a number of sites and a nonce")
+        if values["roster"] is not None and not isinstance(values["roster"], str):
+            raise ProtocolError("Expected the hash of a roster, or none")
         noise = values.get("noise_multiplier")
         if noise is not None and type(noise) not in (int, float):
             raise ProtocolError("Expected a number as noise multiplier")
         declaration = Declaration(
             study=study_from_values(values["study"]), sites=values["sites"],
             noise_multiplier=None if noise is None else float(noise), nonce=values["nonce"],
+            roster=values["roster"],
         )  # fmt: skip
     except (StudyError, TypeError, AttributeError, RecursionError) as error:
         raise ProtocolError(f"Expected a valid study: {error}") from error

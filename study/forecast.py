@@ -50,7 +50,7 @@ def forecast(guarantee: Guarantee) -> dict[str, Any]:
         "noise_multiplier": guarantee.declaration.noise_multiplier,
         "epsilon": guarantee.epsilon, "delta": guarantee.delta, "mu": guarantee.mu,
         "epsilon_against_server": guarantee.epsilon_against_server,
-        "epsilon_of_a_record": guarantee.epsilon_of_a_record(),
+        "epsilon_of_a_record": guarantee.epsilon_of_a_record,
         "lifetime_epsilon": budget and budget.epsilon, "lifetime_delta": budget and budget.delta,
         "noise_per_coordinate": noise_per_coordinate(guarantee), "dimension": guarantee.stages[-1].dimension,
         "accountants": {name: each for name, each in epsilons.items() if isinstance(each, float)},

@@ -29,6 +29,7 @@ from privacy.events import SumEvent
 from privacy.keystream import repetition_distance
 from privacy.private_sum import WORDS, SumMechanism, design_sum
 from privacy.sampling import OVERFLOW, batch_capacity
+from privacy.secure_aggregation.thresholds import Thresholds
 from study.contract import Study
 from study.declaration import Declaration
 from study.models import feature_names, model_of
@@ -145,15 +146,18 @@ def _moments(study: Study, rounds: int) -> tuple[Stage, ...]:
     return (stage,)
 
 
-def declare(study: Study, *, sites: int, nonce: str) -> Declaration:
+def declare(study: Study, *, sites: int, nonce: str, roster: str | None = None) -> Declaration:
     """The declaration of a frozen study for `sites` sites: its noise multiplier calibrated, if it gives epsilon.
+
+    Arguments:
+        roster: hash of the roster whose sites they are; a study whose sums are masked cannot run without.
 
     Raises:
         StudyError: no noise gives that guarantee, or not that many sites can.
     """
     try:
         declaration = Declaration(
-            study=study, sites=sites, noise_multiplier=_noise(study), nonce=nonce
+            study=study, sites=sites, noise_multiplier=_noise(study), nonce=nonce, roster=roster
         )
         Guarantee(declaration).check()
     except PrivacyError as error:
@@ -190,6 +194,24 @@ class Guarantee:
         """n, c, D, m, k."""
         return tolerance_of(self.study, self.declaration.sites)
 
+    @property
+    def masked(self) -> bool:
+        """Are sites' sums added up under masks, so that nobody sees one of them alone?"""
+        return self.study.privacy.trust in ("aggregate", "server")
+
+    @functools.cached_property
+    def thresholds(self) -> Thresholds:
+        """The constants of secure aggregation: t = tau = m, so a study is sound if and only if n > c + 2 D.
+
+        Raises:
+            PrivacyError: it is not, or there are more sites than can be masked.
+        """
+        at = self.tolerance
+        return Thresholds(
+            sites=at.sites, colluding=at.colluding, survivors=at.survivors, threshold=at.survivors, quorum=at.survivors,
+            shares=at.shares,
+        )  # fmt: skip
+
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         """Every kind of sum that may be asked."""
@@ -219,41 +241,27 @@ class Guarantee:
         """Against everybody who sees what the trust level says is seen; None where there is no bound."""
         return self._epsilon(self.events())
 
-    @functools.cached_property
+    @property
     def epsilon_against_server(self) -> float | None:
-        """What the server itself can learn of a unit while sums are not masked; None where there is no bound.
+        """What the coordinator can learn of a unit, with c colluding sites; None where there is no bound.
 
-        It then sees every site's own sum with that site's own share of noise, whoever else is honest. A share has a
-        largest value, so where one unit moves a sum by many deviations of it no epsilon holds at all.
+        With trust `aggregate` it sees sums that hold at least k honest shares of noise (`secure_aggregation`), with
+        trust `local` each site's own sum with all of its noise: the study's own epsilon, both times.
         """
-        return self._against_server(distance=1)
+        return None if self.study.privacy.trust == "server" else self.epsilon
 
-    def epsilon_of_a_record(self, *, against_server: bool = False) -> float | None:
+    @functools.cached_property
+    def epsilon_of_a_record(self) -> float | None:
         """For one record more or less, also where the unit is the whole site; None where there is no bound.
 
         With `dp-fedavg` a record does not remove its site's vector, it replaces it by another, up to 2 C away: that has
         half the noise multiplier (`study/charging.py`).
         """
         distance = 2 if self.study.training.algorithm == "dp-fedavg" else 1
-        if against_server:
-            return self._against_server(distance)
         events = self.events()
         return self._proved(
             [replace(e, noise_multiplier=e.noise_multiplier / distance) for e in events]
         )
-
-    def _against_server(self, distance: int) -> float | None:
-        if self.study.privacy.trust in ("unsafe", "server"):
-            return None
-        return self._proved(
-            [
-                SumEvent(
-                    noise_multiplier=self._required(stage.function).noise_multiplier_of(1) / distance,
-                    sampling_rate=stage.sampling_rate, count=stage.count,
-                )
-                for stage in self.stages
-            ]
-        )  # fmt: skip
 
     def _proved(self, events: Sequence[SumEvent]) -> float | None:
         """Epsilon of these events, or None where the argument does not reach so far."""
@@ -346,6 +354,8 @@ class Guarantee:
             )
         for stage in self.stages:
             self.mechanism(stage.function)  # raises where no noise is wide enough
+        if self.masked:
+            self.thresholds  # noqa: B018  raises where secure aggregation would not hold
         if not self._reaches(found):
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",
@@ -372,12 +382,12 @@ class Guarantee:
             "unit": self.unit,
             "relation": _relation_in_words(self.study),
             "epsilon": self.epsilon, "delta": self.delta, "epsilon_against_server": self.epsilon_against_server,
-            "epsilon_of_a_record": self.epsilon_of_a_record(),
+            "epsilon_of_a_record": self.epsilon_of_a_record,
             "mu": self.mu, "mechanism": _MECHANISM if self.events() else "none",
             "accountant": ACCOUNTANT, "sampling_rate": self.study.training.sampling_rate,
             "clipping": privacy.clipping, "clipping_norm": privacy.clipping_norm,
             "colluding": self.tolerance.colluding, "dropouts": self.tolerance.missing, "shares": self.tolerance.shares,
-            "trust": privacy.trust, "masked": False,
+            "trust": privacy.trust, "masked": self.masked,
             "queries": [self._query_values(stage) for stage in self.stages],
         }  # fmt: skip
 
@@ -394,12 +404,6 @@ class Guarantee:
                 "bits": mechanism.bits,
             }  # fmt: skip
         return values
-
-    def _required(self, function: str) -> SumMechanism:
-        mechanism = self.mechanism(function)
-        if mechanism is None:
-            raise PrivacyError("Expected a study with privacy")
-        return mechanism
 
     def _epsilon(self, events: Sequence[SumEvent], precision: float = EXACT) -> float | None:
         if self.study.privacy.trust == "unsafe":

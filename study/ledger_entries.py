@@ -10,6 +10,7 @@
 | approved | a study, all the sums that it may ask, and which data set answers: its whole cost is reserved |
 | charged | one query is about to be computed: it is paid for, come what may |
 | answered | the bytes of its answer are on the disk, and may be sent |
+| agreed | whose vectors are to be unmasked together: once a query, and never otherwise |
 | burnt | it was charged and never answered; it will not be |
 | closed | the study is over: what it never asked is free again |
 | refused | something was asked that this site does not do |
@@ -37,14 +38,16 @@ from privacy.filters import LifetimeCap, Sums
 from privacy.private_sum import SumMechanism
 from privacy.rounding import FLOAT_SLACK
 from privacy.sampling import OVERFLOW
+from privacy.secure_aggregation.thresholds import MOST_SITES, Thresholds
+from privacy.signing import SigningKey, verify
 from study.canonical import canonical_json, parse_canonical
 from study.settings import fits
-from privacy.signing import SigningKey, verify
 
 __all__ = [
     "BODIES",
     "DISTANCE",
     "Adjacency",
+    "Agreed",
     "Answered",
     "Approved",
     "Body",
@@ -84,9 +87,9 @@ class SumTerms:
     Attributes:
         version: of this form and of the mechanism's meaning. adjacency, unit: whose presence is hidden, e.g.
         "add-or-remove-one", "record". part: which units the sum is of. dimension: d. clipping_norm: C, over all
-        sites; sites_per_unit: M. sampling_rate: q. sites, colluding, survivors, threshold: n, c, m, t. shares: k, the
-        shares of noise that whoever sees the answer does not know. While sums are not masked that is the
-            coordinator, who sees a site's answer alone: 1.
+        sites; sites_per_unit: M. sampling_rate: q. sites, colluding, survivors, threshold, quorum: n, c, m, t, tau.
+        shares: k, the shares of noise that whoever sees the sum does not know: m - c at most where sums are masked and
+            every site adds a share, otherwise 1.
         noise_multiplier: z of what is seen with so many shares; `base` and `stretch` give sigma_t, `scale` is s.
         beta, slack: what rounding exceeds its bound with, and eta.
         unlikely: probability of a draw beyond capacity, or of a sample off its exact distribution.
@@ -105,6 +108,7 @@ class SumTerms:
     colluding: int
     survivors: int
     threshold: int
+    quorum: int
     shares: int
     noise_multiplier: float
     base: int
@@ -120,9 +124,10 @@ class SumTerms:
         if self.version != LEDGER_VERSION:
             raise ProtocolError(f"Expected terms of version {LEDGER_VERSION}")
         _require_name(self.unit)
-        if not (self.colluding >= 0 and 1 <= self.threshold <= self.survivors <= self.sites):
+        least, most = min(self.threshold, self.quorum), max(self.threshold, self.quorum)
+        if not (self.colluding >= 0 and 1 <= least <= most <= self.survivors <= self.sites):
             raise ProtocolError(
-                "Expected threshold <= survivors <= sites, from 1, and colluding from 0"
+                "Expected threshold, quorum <= survivors <= sites, from 1, and colluding from 0"
             )
         if not 1 <= self.shares <= max(1, self.survivors - self.colluding):
             raise ProtocolError("Expected shares from 1 to the survivors that do not collude")
@@ -165,6 +170,13 @@ class SumTerms:
             raise PrivacyError(
                 f"Expected noise_multiplier={self.noise_multiplier:.9g} of at most {found:.9g}, as its terms yield"
             )
+
+    def check_thresholds(self) -> None:
+        """Raise PrivacyError unless n, c, m, t and tau bear out that every masked sum holds k honest shares."""
+        Thresholds(
+            sites=self.sites, colluding=self.colluding, survivors=self.survivors, threshold=self.threshold,
+            quorum=self.quorum, shares=self.shares,
+        )  # fmt: skip
 
     @property
     def _least_unlikely(self) -> float:
@@ -242,18 +254,19 @@ class DataSet(Body):
 
 @dataclass(frozen=True, kw_only=True)
 class Approved(Body):
-    """A study, by the hash of its declaration, that this data set answers."""
+    """A study, by the hash of its declaration, that this data set answers; `roster` is whose sums it is masked with."""
 
     KIND = "approved"
     study: str
     name: str
     data_set: str
     trust: str
+    roster: str | None
     sums: tuple[DeclaredSum, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_hash(self.study)
+        _require_hash(self.study, *([] if self.roster is None else [self.roster]))
         _require_name(self.name, self.data_set, self.trust)
         if not self.sums or len({each.function for each in self.sums}) < len(self.sums):
             raise ProtocolError("Expected at least one sum, and each function once")
@@ -290,6 +303,30 @@ class Answered(Body):
         super().__post_init__()
         _require_hash(self.study, self.answer)
         _require_index(self.index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed(Body):
+    """Of that query this site helps to unmask the sum over these sites of the roster, by number, and no other sum.
+
+    None: over all that were asked, as all have uploaded (the fast path).
+    """
+
+    KIND = "agreed"
+    study: str
+    index: int
+    survivors: tuple[int, ...] | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_hash(self.study)
+        _require_index(self.index)
+        if self.survivors is not None and (
+            not self.survivors
+            or list(self.survivors) != sorted(set(self.survivors))
+            or not 1 <= self.survivors[0] <= self.survivors[-1] <= MOST_SITES
+        ):
+            raise ProtocolError("Expected survivors in ascending order, each once, from 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,8 +371,10 @@ class Refused(Body):
 
 BODIES: dict[str, type[Body]] = {
     each.KIND: each
-    for each in (Opened, Namespace, DataSet, Approved, Charged, Answered, Burnt, Closed, Refused)
-}
+    for each in (
+        Opened, Namespace, DataSet, Approved, Charged, Answered, Agreed, Burnt, Closed, Refused,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

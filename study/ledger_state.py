@@ -22,13 +22,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from privacy.errors import BudgetError, LedgerError, PrivacyError, ProtocolError
 from privacy.filters import MARGIN, Cost, LifetimeCap, Sums
 from study.ledger_entries import (
     FIRST,
+    Agreed,
     Answered,
     Approved,
     Body,
@@ -44,18 +45,25 @@ from study.ledger_entries import (
     SignedEntry,
 )
 
-__all__ = ["Asked", "Budget", "LedgerState", "StudyAccount", "replay"]
+__all__ = ["MASKED", "Asked", "Budget", "LedgerState", "StudyAccount", "replay"]
+
+MASKED = ("aggregate", "server")
+"""Levels of trust at which sums are masked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A query that was charged: what was asked, the entry that charged it, and what became of it."""
+    """A query that was charged: what was asked, the entry that charged it, and what became of it.
+
+    `agreed` says of which sum its answer may be unmasked, once that was agreed to.
+    """
 
     charge: Charged
     sequence: int
     head: str
     status: Literal["pending", "answered", "burnt"] = "pending"
     answer: str | None = None
+    agreed: Agreed | None = None
 
 
 @dataclass(kw_only=True)
@@ -209,7 +217,9 @@ class LedgerState:
             raise LedgerError(f'Expected a data set of this ledger, found "{body.data_set}"')
         for each in body.sums:
             if each.terms is not None:
-                _require_sound(each, self.data_sets[body.data_set])
+                _require_sound(each, self.data_sets[body.data_set], body.trust)
+        if (body.trust in MASKED) > (body.roster is not None):
+            raise LedgerError("Expected the roster of a study whose sums are masked")
         namespace = self.data_sets[body.data_set].namespace
         budget = self.budget(namespace)
         if budget is not None:
@@ -231,6 +241,26 @@ class LedgerState:
     def _answer(self, body: Answered, _entry: Entry) -> None:
         self._settle(body.study, body.index, "answered", body.answer)
 
+    def _agree(self, body: Agreed, _entry: Entry) -> None:
+        account = self._open_account(body.study)
+        asked = account.asked.get(body.index)
+        if asked is None or asked.status != "answered" or account.approval.trust not in MASKED:
+            raise LedgerError(f"Expected query {body.index} to be answered, and its answer masked")
+        if asked.agreed is not None:
+            raise LedgerError(
+                f"Expected query {body.index} to be agreed on once, found it agreed on"
+            )
+        terms = asked.charge.terms
+        if (
+            terms is not None
+            and body.survivors is not None
+            and not (len(body.survivors) >= terms.survivors and body.survivors[-1] <= terms.sites)
+        ):
+            raise LedgerError(
+                f"Expected at least {terms.survivors} survivors of {terms.sites} sites"
+            )
+        account.asked[body.index] = replace(asked, agreed=body)
+
     def _burn(self, body: Burnt, _entry: Entry) -> None:
         self._settle(body.study, body.index, "burnt", None)
 
@@ -242,9 +272,7 @@ class LedgerState:
         if asked is None or asked.status != "pending":
             found = "none" if asked is None else f"one that is {asked.status}"
             raise LedgerError(f"Expected query {index} to be charged and pending, found {found}")
-        account.asked[index] = Asked(
-            charge=asked.charge, sequence=asked.sequence, head=asked.head, status=status, answer=answer
-        )  # fmt: skip
+        account.asked[index] = replace(asked, status=status, answer=answer)
 
     def _close(self, body: Closed, _entry: Entry) -> None:
         account = self._open_account(body.study)
@@ -275,6 +303,7 @@ _RULES: dict[type[Body], Callable[..., None]] = {
     Approved: LedgerState._approve,
     Charged: LedgerState._charge,
     Answered: LedgerState._answer,
+    Agreed: LedgerState._agree,
     Burnt: LedgerState._burn,
     Closed: LedgerState._close,
     Refused: LedgerState._refuse,
@@ -315,23 +344,28 @@ def _cost_within(budget: Budget, approval: Approved, margin: float) -> Cost:
     return wanted
 
 
-def _require_sound(declared: DeclaredSum, data_set: DataSet) -> None:
+def _require_sound(declared: DeclaredSum, data_set: DataSet, trust: str) -> None:
     """Terms that this version of the protocol can have, for units of this data set, and the noise that they yield.
 
-    Nothing is masked yet, so whoever receives an answer lacks one share of noise and no more. There are sums of
-    training units alone. And a study protects the very units of the budget, or whole sites, of which they are parts.
+    Masked sums hold as many honest shares of noise as the constants of secure aggregation bear out; who sees an answer
+    alone lacks one share and no more. There are sums of training units alone. And a study protects the very units of
+    the budget, or whole sites, of which they are parts.
     """
     terms = declared.terms
     if terms is None:
         return
     own = "record" if data_set.unit is None else f"a unit of column {data_set.unit}"
     meanings = {(own, "add-or-remove-one"), ("site", "replace-one")}
-    if (terms.shares, terms.part) != (1, "train") or (terms.unit, terms.adjacency) not in meanings:
+    if terms.part != "train" or (terms.unit, terms.adjacency) not in meanings:
+        raise LedgerError(f"Expected terms of {declared.function} for training units, and {own}")
+    if trust != "aggregate" and terms.shares != 1:
         raise LedgerError(
-            f"Expected terms of {declared.function} for one share of noise, training units, and {own}"
+            f"Expected terms of {declared.function} for one share of noise, which is all that is seen of it"
         )
     try:
         terms.check_noise()
+        if trust in MASKED:
+            terms.check_thresholds()
     except (PrivacyError, ArithmeticError, ValueError) as error:
         raise LedgerError(f"Expected sound terms of {declared.function}: {error}") from error
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from privacy.errors import ProtocolError
 from study.canonical import canonical_json
 from study.codec import Arrays, decode, encode
 from study.declaration import Declaration
+from study.receipts import SignedReceipt
 
 __all__ = ["NONCE_BYTES", "Refusal", "SumAnswer", "SumQuery", "query_hash"]
 
@@ -38,6 +41,9 @@ class Refusal(enum.IntEnum):
     OTHER_QUERY_ANSWERED = 1004
     UNAVAILABLE = 1005
     NOT_PERMITTED = 1006
+    NO_SESSION = 1007
+    OUT_OF_PROTOCOL = 1008
+    LEDGER_BEHIND = 1009
 
     @property
     def explanation(self) -> str:
@@ -49,6 +55,9 @@ class Refusal(enum.IntEnum):
             Refusal.OTHER_QUERY_ANSWERED: "another query with this number has been answered",
             Refusal.UNAVAILABLE: "the site could not compute an answer",
             Refusal.NOT_PERMITTED: "the site's policy does not allow this study",
+            Refusal.NO_SESSION: "the site has no key for this session of secure aggregation, as after a restart",
+            Refusal.OUT_OF_PROTOCOL: "the message breaks the rules of secure aggregation",
+            Refusal.LEDGER_BEHIND: "a receipt contradicts what the site knows: some ledger was put back or forked",
         }[self]
 
 
@@ -62,6 +71,8 @@ class SumQuery:
         function: a stage of the study.
         parameters: arrays by name: the model, and what scaling it has learnt.
         nonce: `NONCE_BYTES` random bytes.
+        receipts: the latest of every site that has answered this study, by number on the roster: a ledger that was put
+            back is found out by its own site and by the others.
     """
 
     declaration: Declaration
@@ -69,12 +80,14 @@ class SumQuery:
     function: str
     parameters: Arrays = field(default_factory=dict)
     nonce: bytes
+    receipts: Mapping[int, SignedReceipt] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The message."""
         head = {
             "kind": "sum-query", "declaration": self.declaration.to_values(), "index": self.index,
             "function": self.function, "nonce": self.nonce.hex(),
+            "receipts": {str(site): each.to_values() for site, each in self.receipts.items()},
         }  # fmt: skip
         return encode(head, self.parameters)
 
@@ -82,7 +95,7 @@ class SumQuery:
     def from_bytes(data: bytes) -> SumQuery:
         """The query of a message. Raises ProtocolError."""
         head, arrays = decode(data)
-        _require_keys(head, "sum-query", {"declaration", "index", "function", "nonce"})
+        _require_keys(head, "sum-query", {"declaration", "index", "function", "nonce", "receipts"})
         if (
             type(head["index"]) is not int
             or not 0 <= head["index"] < 2**31
@@ -91,7 +104,7 @@ class SumQuery:
             raise ProtocolError("Expected a number and a function of the query")
         return SumQuery(
             declaration=Declaration.from_bytes(canonical_json(head["declaration"])), index=head["index"],
-            function=head["function"], parameters=arrays, nonce=_nonce(head),
+            function=head["function"], parameters=arrays, nonce=_nonce(head), receipts=_receipts(head["receipts"]),
         )  # fmt: skip
 
 
@@ -155,6 +168,14 @@ def query_hash(data: bytes) -> str:
 def _require_keys(head: dict[str, Any], kind: str, keys: set[str]) -> None:
     if head.get("kind") != kind or set(head) != keys | {"kind"}:
         raise ProtocolError(f"Expected a {kind} with {', '.join(sorted(keys))}")
+
+
+def _receipts(values: Any) -> dict[int, SignedReceipt]:
+    if not isinstance(values, dict) or not all(
+        re.fullmatch("[1-9][0-9]{0,4}", each) for each in values
+    ):
+        raise ProtocolError("Expected receipts by number of a site")
+    return {int(site): SignedReceipt.from_values(each) for site, each in values.items()}
 
 
 def _nonce(head: dict[str, Any]) -> bytes:

@@ -7,18 +7,21 @@ heads, are a fork. Neither can be explained away, as the site signed both.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from privacy.errors import LedgerError, ProtocolError
+from privacy.signing import SigningKey, verify
 from study.canonical import canonical_json, parse_canonical
 from study.ledger_entries import SignedEntry, hash_of
-from study.ledger_state import LedgerState
-from privacy.signing import SigningKey, verify
+from study.ledger_state import Asked, LedgerState
 
-__all__ = ["Receipt", "SignedReceipt", "check_receipts", "receipts_of"]
+__all__ = [
+    "Receipt", "ReceiptedAnswer", "SignedReceipt", "check_receipts", "receipt_of", "receipts_of",
+]  # fmt: skip
 
 RECEIPT_VERSION = 1
 
@@ -28,7 +31,8 @@ class Receipt:
     """That a query was charged before its answer was made.
 
     Attributes:
-        study, index: which query; transcript: SHA-256 of what the site was asked, its bytes and nothing less.
+        study, index: which query; transcript: SHA-256 of what the site was asked: of a query's bytes, or, where the sum
+            is masked, of those and all that secure aggregation rests on (`secure_aggregation/site.py`).
         sequence, head: number and hash of the ledger's entry that charged it.
         answer: SHA-256 of the answer's bytes.
     """
@@ -76,16 +80,22 @@ class SignedReceipt:
 
     def to_line(self) -> bytes:
         """One line of a file of receipts, without its end."""
-        return canonical_json(
-            {"receipt": self.receipt.to_values(), "signature": self.signature.hex()}
-        )
+        return canonical_json(self.to_values())
 
     @staticmethod
     def from_line(line: bytes) -> SignedReceipt:
         """The receipt of a line. Raises ProtocolError for any line that `to_line` does not write."""
-        values = parse_canonical(line)
+        return SignedReceipt.from_values(parse_canonical(line))
+
+    def to_values(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"receipt": self.receipt.to_values(), "signature": self.signature.hex()}
+
+    @staticmethod
+    def from_values(values: Any) -> SignedReceipt:
+        """The receipt of its JSON form. Raises ProtocolError."""
         if not isinstance(values, dict) or set(values) != {"receipt", "signature"}:
-            raise ProtocolError("Expected a line with receipt and signature")
+            raise ProtocolError("Expected a receipt and its signature")
         inner, signature = values["receipt"], values["signature"]
         names = {"version", *Receipt.__dataclass_fields__}
         if not isinstance(inner, dict) or set(inner) != names:
@@ -98,19 +108,50 @@ class SignedReceipt:
         return SignedReceipt(receipt=receipt, signature=bytes.fromhex(signature))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReceiptedAnswer:
+    """What a site sends: the bytes of its answer, and a receipt of them."""
+
+    signed: SignedReceipt
+    answer: bytes
+
+    def to_bytes(self) -> bytes:
+        """The message: the length of the receipt's line in 4 bytes, the line, the answer."""
+        line = self.signed.to_line()
+        return len(line).to_bytes(4, "big") + line + self.answer
+
+    @staticmethod
+    def from_bytes(data: bytes) -> ReceiptedAnswer:
+        """The answer of a message, whose receipt is of these very bytes. Raises ProtocolError."""
+        end = 4 + int.from_bytes(data[:4], "big")
+        if len(data) < max(4, end):
+            raise ProtocolError("Expected a receipt and an answer, found a shorter message")
+        signed, answer = SignedReceipt.from_line(data[4:end]), data[end:]
+        if signed.receipt.answer != hashlib.sha256(answer).hexdigest():
+            raise ProtocolError("Expected a receipt of this answer, found one of another")
+        return ReceiptedAnswer(signed=signed, answer=answer)
+
+
+def receipt_of(study: str, index: int, asked: Asked, key: SigningKey) -> SignedReceipt:
+    """The receipt of an answered query. Raises LedgerError where it was not."""
+    if asked.answer is None:
+        raise LedgerError(f"Expected query {index} to be answered")
+    receipt = Receipt(
+        study=study, index=index, transcript=asked.charge.query, sequence=asked.sequence, head=asked.head,
+        answer=asked.answer,
+    )  # fmt: skip
+    return SignedReceipt.sign(receipt, key)
+
+
 def receipts_of(state: LedgerState, key: SigningKey) -> list[SignedReceipt]:
     """A receipt of every answered query, in the order of the charges."""
     receipts = [
-        Receipt(
-            study=study, index=index, transcript=asked.charge.query, sequence=asked.sequence, head=asked.head,
-            answer=asked.answer,
-        )
+        receipt_of(study, index, asked, key)
         for study, account in state.studies.items()
         for index, asked in account.asked.items()
         if asked.answer is not None
-    ]  # fmt: skip
-    receipts.sort(key=lambda each: each.sequence)
-    return [SignedReceipt.sign(each, key) for each in receipts]
+    ]
+    return sorted(receipts, key=lambda each: each.receipt.sequence)
 
 
 def check_receipts(
