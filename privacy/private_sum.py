@@ -39,6 +39,9 @@ WORDS = 5
 one in 2^48), and its dither."""
 
 _LOST_TO_SHARES = 4  # of the variance: a continuous Gaussian rounded to the integers gains it
+_POSITIVE = (
+    "dimension", "clipping_norm", "sites_per_unit", "noise_multiplier", "shares", "sites", "scale",
+)  # fmt: skip
 _ROUNDING_LOSS = 0.01  # a wider deviation is chosen until rounding costs at most 1 % of noise
 
 
@@ -48,6 +51,8 @@ class SumMechanism:
 
     Parties whose floating-point logarithms differ in the last place may derive a scale that differs as little; each
     site's own scale satisfies its own inequality, so privacy does not hang on their agreement.
+
+    A number that must be positive and is not raises PrivacyError: with C and s both negative s C would look sound.
 
     Attributes:
         dimension: d, numbers in the vector.
@@ -74,6 +79,12 @@ class SumMechanism:
     deviation: Deviation
     scale: float
     bits: Literal[32, 64]
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise PrivacyError(f"Expected 0 < {name}={value} < inf")
 
     @property
     def sensitivity(self) -> float:

@@ -48,7 +48,9 @@ LARGEST = 2**52
 def rounded_sensitivity(reach: float, dimension: int, beta: float) -> float:
     """Delta above, for `reach` = s C > 0 and `dimension` = d, except with probability `beta`."""
     if not (reach > 0 and dimension > 0 and 0 < beta < 1):
-        raise PrivacyError(f"Expected reach, dimension > 0, found {reach}, {dimension}")
+        raise PrivacyError(
+            f"Expected reach, dimension > 0 and 0 < beta < 1, found {reach}, {dimension}, {beta}"
+        )
     root = math.sqrt(dimension)
     likely = reach**2 + dimension / 4 + math.sqrt(-2 * math.log(beta)) * (reach + root / 2)
     return min(reach + root, math.sqrt(likely))

@@ -23,7 +23,7 @@ from flwr.app import Context, Message, RecordDict
 from client.answers import scaled_units, units_of
 from client.app import make_client_app
 from client.ledger import read_ledger
-from client.policy import Policy, PolicyFile, read_policy
+from client.policy import Policy, PolicyFile, policy_to_values, read_policy
 from client.sources import frozen, load
 from client.tables import Records, check_pooled, records_of
 from gradients import Parameters, classification_metrics, regression_metrics
@@ -37,6 +37,7 @@ from simulations.grid import InProcessGrid
 from simulations.partitions import parse_partition, split_units
 from simulations.sites import simulated_sites
 from simulations.workplace import workplace
+from study.canonical import canonical_json
 from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
 from study.declaration import Declaration
@@ -65,7 +66,7 @@ class Options:
         drop: probability that a site misses a query.
         seed: everything random follows from it, so whoever knows it can take the noise off again.
         policy: a file of rules that every site obeys; None: their operators are willing to do whatever is asked.
-        resume: go on from the checkpoint of an interrupted run with the same options and seed.
+        resume: go on from the checkpoint of an interrupted run with the same options, seed and rules.
         on_round: told of every query.
         on_start: told of the declaration, once everything is checked.
     """
@@ -146,6 +147,7 @@ class _Federation:
     shares: list[npt.NDArray[np.int64]]
     test: Units
     root: bytes
+    policy: Policy | None
 
     @property
     def study(self) -> Study:
@@ -164,6 +166,7 @@ class _Federation:
         return {
             "data": data.hexdigest(), "partition": options.partition, "drop": options.drop, "seed": options.seed,
             "sites": self.declaration.sites, "study": self.declaration.hash,
+            "policy": None if self.policy is None else _hash_of(self.policy),
         }  # fmt: skip
 
     def names(self) -> dict[int, str]:
@@ -230,10 +233,16 @@ def _prepare(study: Study, options: Options) -> _Federation:
         shares=shares,
         test=scaled_units(test, study),
         root=root,
+        policy=None if options.policy is None else read_policy(options.policy),
     )
-    if options.policy is not None:
-        _require_permission(federation, read_policy(options.policy))
+    if federation.policy is not None:
+        _require_permission(federation, federation.policy)
     return federation
+
+
+def _hash_of(policy: Policy) -> str:
+    """The same for files that say the same rules: comments and defaults do not count."""
+    return hashlib.sha256(canonical_json(policy_to_values(policy))).hexdigest()
 
 
 def _require_permission(federation: _Federation, policy: Policy) -> None:

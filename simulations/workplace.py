@@ -90,7 +90,7 @@ def _prepare(place: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
         if changed:
             raise UserError(
                 f"The interrupted run had another {' and '.join(changed)}",
-                hint="resume with the same study, data and options, or leave --resume out to start anew",
+                hint="resume with the same study, data, policy and options, or leave --resume out to start anew",
             )
         shutil.rmtree(place / "release", ignore_errors=True)
         return

@@ -76,7 +76,10 @@ def simulate(
         typer.Option(min=0, help="Everything random follows from it; exists in simulations alone."),
     ] = 1,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after an interruption, with the same options.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on after an interruption, with the same options and policy."
+        ),
     ] = False,
     force: Annotated[
         bool,

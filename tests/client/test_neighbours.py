@@ -195,8 +195,8 @@ def parameters_of(declaration, generator, spread=1.0):
 @settings(max_examples=250, deadline=None)
 @given(cases())
 def test_one_unit_moves_an_answer_by_at_most_what_the_noise_is_scaled_to(case):
-    """But for beta, which is at most 2.5e-8 here: once in 160,000 runs of this test."""
-    assert Guarantee(case[0]).mechanism("gradient").beta < 2.6e-8
+    """But for beta, which is at most 2.5e-10 here: once in 16 million runs of this test."""
+    assert Guarantee(case[0]).mechanism("gradient").beta < 2.6e-10
     assert moved(case, "gradient") <= 1
 
 

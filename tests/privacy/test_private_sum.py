@@ -135,6 +135,32 @@ def test_two_thirds_of_the_deviation_are_not_the_noise_that_the_accountant_is_to
             require_enough_noise(wrong, 5.0, 1.0)
 
 
+@pytest.mark.parametrize("wrong", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dimension",
+        "clipping_norm",
+        "sites_per_unit",
+        "noise_multiplier",
+        "shares",
+        "sites",
+        "scale",
+    ],
+)
+def test_a_number_that_must_be_positive_is(name, wrong):
+    one = mechanism()
+    with pytest.raises(PrivacyError, match=f"0 < {name}={wrong}"):
+        replace(one, **{name: wrong})
+
+
+def test_a_negative_scale_does_not_make_up_for_a_negative_norm():
+    """Their product, which is all that the sensitivity is of, would be that of a sound sum."""
+    one = mechanism()
+    with pytest.raises(PrivacyError, match=r"0 < clipping_norm=-1\.0"):
+        replace(one, clipping_norm=-one.clipping_norm, scale=-one.scale)
+
+
 def test_fewer_shares_are_worth_less():
     one = mechanism()
     assert one.noise_multiplier_of(4) == pytest.approx(5.0, rel=1e-9)

@@ -237,6 +237,42 @@ def test_a_policy_that_is_made_stricter_during_a_run_stops_it(out, policy_file):
         simulate(few("breast-cancer"), Options(out=out, policy=policy, on_round=stricter))
 
 
+RULES = ("[ceilings]", "rounds = 90")
+
+
+@pytest.mark.parametrize("begun", [None, (), RULES])
+@pytest.mark.parametrize("resumed", [None, (), RULES])
+def test_a_run_is_resumed_under_the_policy_that_it_was_begun_with_and_no_other(
+    out, policy_file, begun, resumed
+):
+    """Stricter, looser or none: it would be a rehearsal of something that no site does."""
+    study = few("breast-cancer")
+
+    def options(rules, **more):
+        policy = None if rules is None else policy_file(*rules)
+        return Options(out=out, policy=policy, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(study, options(begun, on_round=interrupt_after(2)))
+    if begun != resumed:
+        with pytest.raises(UserError, match="The interrupted run had another policy") as error:
+            simulate(study, options(resumed, resume=True))
+        assert "the same study, data, policy and options" in error.value.hint
+        assert not out.exists()
+    simulate(study, options(begun, resume=True))
+    assert len(lines_of(out)) >= 4
+
+
+def test_a_policy_in_other_words_is_the_same_policy(out, policy_file):
+    study = few("breast-cancer")
+    begun = Options(out=out, policy=policy_file(*RULES), on_round=interrupt_after(2))
+    with pytest.raises(KeyboardInterrupt):
+        simulate(study, begun)
+    policy = policy_file("[floors]", "sites = 3  # the default", "", "[ceilings]", "rounds = 90")
+    simulate(study, Options(out=out, policy=policy, resume=True))
+    assert names_in(out.parent) == ["out", "policy.toml"]
+
+
 def test_no_policy_allows_a_run_without_privacy(out, policy_file):
     options = Options(out=out, policy=policy_file(), trust="unsafe")
     with pytest.raises(PolicyError, match='studies.trust: .*found "unsafe"'):

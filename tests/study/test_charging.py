@@ -12,6 +12,7 @@ from ledgers import DATA_SET, ledger_of
 
 from client.answers import Site
 from client.tables import Records
+from privacy.filters import LifetimeCap
 from privacy.keystream import derive_key
 from privacy.rounding import rounded_sensitivity
 from study.charging import declared_sums
@@ -89,6 +90,28 @@ def test_a_unit_at_several_sites_is_charged_at_each_as_if_all_of_it_were_there(t
     assert (found.unit, found.sites_per_unit) == ("a unit of column patient", 2)
     assert found.sums(1).rounding == 2 * found.beta
     found.check_noise()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"data": {"scaling": "standard"}},
+        {"data": {"unit": "patient", "sites_per_unit": 3}},
+        {"training": {"sampling_rate": 0.25}},
+        {"training": {"rounds": 1}},
+        {"training": {"rounds": 10_000, "spare_rounds": 500}},
+        {"training": AVERAGING},
+    ],
+)
+def test_a_lifetime_of_the_studys_own_delta_has_room_for_the_rounding_of_a_thousand(
+    terms, settings
+):
+    """Divergences may run out before; what no divergence covers does not."""
+    sums, guarantee = terms(**{"privacy": {"noise_multiplier": 100.0}} | settings)
+    cap = LifetimeCap(epsilon=1.0, delta=guarantee.delta, orders=(8.0,))
+    extra = cap.cost([each.terms.sums(each.count) for each in sums.values()]).extra
+    assert 999 < cap.extra / extra <= 1000 * (1 + 1e-9)
 
 
 def test_a_study_without_privacy_has_no_terms(terms):

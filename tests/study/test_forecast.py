@@ -72,7 +72,7 @@ def test_three_accountants_speak_of_the_same_delta(make_study):
     found = values["accountants"]
     assert set(found) == {"PLD", "RDP", "PRV"}
     assert found["PLD"] < found["PRV"] < found["PLD"] + 0.025
-    assert found["RDP"] == renyi_epsilon(guarantee.events(), 1e-5 * (1 - 0.011))
+    assert found["RDP"] == renyi_epsilon(guarantee.events(), 1e-5 * (1 - 0.0011))
 
 
 def test_who_gives_no_figure_is_named_with_the_reason(make_study, monkeypatch):

@@ -355,9 +355,10 @@ def test_sound_terms_yield_the_noise_that_they_charge():
         ({"sampling_rate": 0.5, "unlikely": 1e-39}, "unlikely"), ({"bits": 16}, "bits"),
         ({"sampling_rate": 0.5, "sites_per_unit": 2}, "sampling_rate"),
         ({"sampling_rate": 0.5, "adjacency": "replace-one"}, "sampling_rate"), ({"base": 1}, "base"),
-        ({"base": 10**9}, "base"), ({"stretch": -1}, "stretch"), ({"stretch": 10**15}, "stretch"), ({"scale": 0.0}, "reach"),
-        ({"scale": -1.0}, "reach"), ({"clipping_norm": -1.0}, "reach"), ({"dimension": 0}, "dimension"),
-        ({"dimension": -3}, "dimension|reach"), ({"beta": 0.0}, "reach"),
+        ({"base": 10**9}, "base"), ({"stretch": -1}, "stretch"), ({"stretch": 10**15}, "stretch"), ({"scale": 0.0}, "scale"),
+        ({"scale": -1.0}, "scale"), ({"clipping_norm": -1.0}, "clipping_norm"), ({"dimension": 0}, "dimension"),
+        ({"clipping_norm": -1.0, "scale": -1.0}, "0 < clipping_norm=-1.0"), ({"clipping_norm": 0.0}, "clipping_norm"),
+        ({"dimension": -3}, "dimension"), ({"beta": 0.0}, "0 < beta < 1"), ({"scale": 5e-324, "clipping_norm": 0.1}, "reach"),
     ],
 )  # fmt: skip
 def test_terms_that_do_not_yield_the_noise_that_they_charge_are_found(changed, expected):

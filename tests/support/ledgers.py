@@ -6,10 +6,11 @@ import hashlib
 import itertools
 import shutil
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from client.ledger import Ledger, create_ledger
+from client.ledger import Ledger, create_ledger, read_ledger
 from client.registration import register
 from privacy.filters import LifetimeCap, default_orders
 from privacy.keystream import derive_key
@@ -61,6 +62,32 @@ def ledger_of(name="site", *, cap=None, unit=None, identities=PEOPLE, durable=Fa
 def hash_named(name):
     """64 hexadecimal digits that stand for a study, a query, an answer."""
     return hashlib.sha256(name.encode()).hexdigest()
+
+
+KEY, STUDY, FUNCTION = key_of("site"), hash_named("study"), "gradient"
+"""Of `ledger_of()` and `approved()` as they are."""
+
+
+def query(index):
+    """The hash of a study's query of that number."""
+    return hash_named(f"query {index}")
+
+
+def ask(ledger, *indices, answer=b"answer"):
+    """Charge queries of STUDY, and answer them."""
+    for index in indices:
+        ledger.charge(STUDY, index, FUNCTION, query(index))
+        ledger.store(STUDY, index, answer)
+
+
+def again(path, key=KEY, **settings):
+    """The ledger of that file, opened as after a restart; to be used with `with`."""
+    return closing(Ledger(path, key, **({"durable": False} | settings)))
+
+
+def contents(path):
+    """The bytes of every entry."""
+    return [each.content for each in read_ledger(path)]
 
 
 @functools.cache
