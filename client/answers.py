@@ -1,9 +1,10 @@
-"""One site's side of a round, without Flower: a query's bytes in, an answer's bytes out.
+"""One site's side of a round, without Flower: a message's bytes in, a reply's bytes out.
 
 A site answers the studies that its operator has approved, and no others: `approve` names one declaration by its hash,
 brings the records, and is where everything that can be wrong with either is said, to the operator alone.
 
-Then, for every query, the order is the guarantee: check -> charge -> compute -> keep the bytes -> send. A query that
+Then, for every query, the order is the guarantee: check -> charge -> compute -> mask -> keep the bytes -> send. (With
+trust `local` nothing is masked; a study whose sums are masked is never answered in another way.) A query that
 was answered is answered again with the very same bytes, never computed anew, since two answers to one question would
 let their noise be averaged away. A query that was charged and not answered is burnt. What was charged and answered
 stands in the site's ledger (`client/ledger.py`), on the disk before the next step is taken.
@@ -20,7 +21,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,21 +30,38 @@ import numpy as np
 import numpy.typing as npt
 
 from client.ledger import Ledger
-from client.policy import Policy, PolicyError
+from client.masked import MaskedSums
+from client.policy import Policy
+from client.receipts import RolledBackError, checked_receipts
 from client.tables import Records, check_site
-from privacy.errors import DiscreetError, LedgerError, PrivacyError, ProtocolError
+from privacy.errors import (
+    AggregationError,
+    DiscreetError,
+    LedgerError,
+    NoSessionError,
+    PrivacyError,
+    ProtocolError,
+)
 from privacy.keystream import KEY_BYTES, Keystream
-from privacy.private_sum import answer
+from privacy.private_sum import SumMechanism, answer
 from privacy.sampling import poisson_sample
+from privacy.secure_aggregation.messages import (
+    Message,
+    RoundRequest,
+    SetupRequest,
+    is_message,
+    message_of,
+)
 from study.charging import declared_sums
 from study.contract import Study
 from study.contributions import Contributor, Units, check_parameters
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.ledger_entries import Approved
-from study.ledger_state import Asked
 from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
+from study.receipts import ReceiptedAnswer
+from study.roster import Roster
 from study.rules import Rule
 from study.scaling import clamp_and_scale, scale_labels
 
@@ -77,6 +96,8 @@ class _Approved:
 
     guarantee: Guarantee
     contributor: Contributor
+    roster: Roster | None
+    masked: MaskedSums | None
 
 
 class Site:
@@ -112,12 +133,22 @@ class Site:
         self._lock = threading.Lock()
         ledger.burn_pending()
 
-    def approve(self, declaration: Declaration, records: Records, *, data_set: str) -> None:
+    def approve(
+        self,
+        declaration: Declaration,
+        records: Records,
+        *,
+        data_set: str,
+        roster: Roster | None = None,
+    ) -> None:
         """Take part in this very study, with these records of a registered data set; its whole cost is reserved.
 
         After a restart it is approved again, which brings the records and costs nothing.
 
+        Arguments:
+            roster: the one that this site has pinned; a study whose sums are masked is not answered without.
         Raises:
+            ProtocolError: the study was declared for another roster, or this site is not on it.
             PrivacyError: its noise does not buy the promised epsilon by this site's own accountant, or it is unsafe,
                 or it protects another unit than the one whose budget it would spend.
             PolicyError: the policy does not allow it, or cannot be read.
@@ -136,12 +167,27 @@ class Site:
             policy.require_units(len(records.identities), records.name)
         self._require_unit(study, data_set)
         units = units_of(records, study)
+        masked = self._masked_sums(guarantee, roster)
         approval = Approved(
             study=declaration.hash, name=study.name, data_set=data_set, trust=study.privacy.trust,
-            sums=declared_sums(guarantee),
+            roster=declaration.roster, sums=declared_sums(guarantee),
         )  # fmt: skip
         self._ledger.approve(approval, records.identities)
-        self._approved[declaration.hash] = _Approved(guarantee, Contributor(guarantee, units))
+        contributor = Contributor(guarantee, units)
+        self._approved[declaration.hash] = _Approved(guarantee, contributor, roster, masked)
+
+    def _masked_sums(self, guarantee: Guarantee, roster: Roster | None) -> MaskedSums | None:
+        declared = guarantee.declaration.roster
+        if declared != (None if roster is None else roster.hash):
+            raise ProtocolError(
+                "Expected a study that was declared for the roster of this site, found one for another",
+                hint="has the roster changed? a study is of one roster, and is declared anew for the next",
+            )
+        if not guarantee.masked:
+            return None
+        if roster is None:
+            raise ProtocolError("Expected a roster: sums of this study are masked among its sites")
+        return MaskedSums(guarantee, roster, self._ledger, self._entropy)
 
     def close_study(self, study: str) -> None:
         """The study of this hash is over: what it never asked is free again."""
@@ -149,82 +195,147 @@ class Site:
         self._approved.pop(study, None)
 
     def answer(self, content: bytes) -> bytes:
-        """Answer one query.
+        """Answer one message.
 
         Raises:
             RefusedError: with a code that tells nothing about the data.
         """
         try:
-            query = SumQuery.from_bytes(content)
+            message = message_of(content) if is_message(content) else SumQuery.from_bytes(content)
+            study = self._study_of(message)
         except ProtocolError as error:
             raise RefusedError(Refusal.MALFORMED) from error
         try:
-            return self._answer(query, query_hash(content))
+            self._require_permission(study)
+            with self._lock:
+                return self._reply(study, message, content)
         except RefusedError as refused:
-            self._log(query.declaration.hash, refused.refusal)
+            self._log(study, refused.refusal)
             raise
 
-    def _answer(self, query: SumQuery, name: str) -> bytes:
-        self._require_permission(query.declaration.hash)
-        study = self._approved.get(query.declaration.hash)
-        if study is None:
-            raise RefusedError(Refusal.NOT_APPROVED)
-        with self._lock:
-            try:
-                if not self._ledger.is_open(query.declaration.hash):
-                    raise RefusedError(Refusal.NOT_APPROVED)
-                asked = self._ledger.find(query.declaration.hash, query.index)
-                return self._anew(study, query, name) if asked is None else self._again(asked, name)
-            except LedgerError as error:  # the disk failed, or another process was faster
-                self._note(error)
-                raise RefusedError(Refusal.UNAVAILABLE) from error
+    def _study_of(self, message: SumQuery | Message) -> str:
+        """Hash of the study that a message is about; of no study at all, if it is about a round that is not open."""
+        if isinstance(message, SumQuery):
+            return message.declaration.hash
+        if isinstance(message, RoundRequest):
+            return SumQuery.from_bytes(message.payload).declaration.hash
+        if isinstance(message, SetupRequest):
+            return message.study.hex()
+        transcript = getattr(message, "transcript", b"")
+        for study, approved in self._approved.items():
+            if approved.masked is not None and approved.masked.is_open(transcript):
+                return study
+        raise ProtocolError("Expected a message about an open round")
 
-    def _require_permission(self, study: str) -> None:
-        """Refuse a study that the policy of this moment does not allow, whether its operator has approved it or not.
+    def _reply(self, study: str, message: SumQuery | Message, content: bytes) -> bytes:
+        approved = self._approved.get(study)
+        try:
+            if approved is None or not self._ledger.is_open(study):
+                raise RefusedError(Refusal.NOT_APPROVED)
+            if isinstance(message, SumQuery):
+                return self._plain(approved, message, query_hash(content))
+            if approved.masked is None:
+                raise AggregationError(
+                    "upload", "expected a query of a study whose sums are not masked"
+                )
+            if isinstance(message, RoundRequest):
+                return self._masked(approved, approved.masked, message)
+            if isinstance(message, SetupRequest):
+                return approved.masked.announce(message)
+            return approved.masked.unmask(message)
+        except AggregationError as error:
+            self._note(error, error.message)
+            lost = isinstance(error, NoSessionError)
+            refusal = Refusal.NO_SESSION if lost else Refusal.OUT_OF_PROTOCOL
+            raise RefusedError(refusal) from error
+        except LedgerError as error:  # the disk failed, or another process was faster
+            self._note(error, error.message)
+            behind = isinstance(error, RolledBackError)
+            raise RefusedError(Refusal.LEDGER_BEHIND if behind else Refusal.UNAVAILABLE) from error
 
-        One that its operator has never considered is refused without a look at the policy: nobody may sound that out.
+    def _plain(self, study: _Approved, query: SumQuery, name: str) -> bytes:
+        """Trust `local`, or none: the answer as it is."""
+        if study.masked is not None:
+            raise AggregationError(
+                "upload", "expected a round of secure aggregation, as sums of this study are masked"
+            )
+        if self._is_new(query, name):
+            mechanism = self._mechanism(study, query)
+            with self._paid(study, query, name):
+                vector = self._vector(study, query, mechanism)
+                nonce = self._entropy("nonce", query.declaration.hash, query.index)[:NONCE_BYTES]
+                content = SumAnswer(query_hash=name, vector=vector, nonce=nonce).to_bytes()
+                self._ledger.store(query.declaration.hash, query.index, content)
+        return self._kept(query)
+
+    def _masked(self, study: _Approved, masked: MaskedSums, request: RoundRequest) -> bytes:
+        """The answer, under masks that only the sum over the sites takes off."""
+        query = SumQuery.from_bytes(request.payload)
+        mechanism = self._mechanism(study, query)
+        if mechanism is None or query.index != request.round:
+            raise AggregationError("upload", "expected a round with the number of its query")
+        name = masked.transcript(request, mechanism)
+        if self._is_new(query, name):
+            joined = masked.join(request, mechanism)
+            with self._paid(study, query, name):
+                masked.mask(joined, self._integers(study, query, mechanism), mechanism)
+        return self._kept(query)
+
+    def _is_new(self, query: SumQuery, name: str) -> bool:
+        """Was nothing asked under this number before? Refuses another question than the one that was.
+
+        Arguments:
+            name: all that is asked, hashed.
         """
-        guarantee = self._considered.get(study)
-        if guarantee is None or self._policy is None:
-            return
-        try:
-            self._policy().require(guarantee)
-        except Exception as error:
-            rules = error.rules if isinstance(error, PolicyError) else ()
-            if str(error) not in self.problems:  # once, however often it is asked
-                self._note(error, str(error))
-            raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
-
-    def _again(self, asked: Asked, name: str) -> bytes:
-        """The bytes that were answered before. Burnt, pending in another process, or not kept: there are none."""
-        if asked.charge.query != name:
+        asked = self._ledger.find(query.declaration.hash, query.index)
+        if asked is not None and asked.charge.query != name:
             raise RefusedError(Refusal.OTHER_QUERY_ANSWERED)
-        answer = self._ledger.stored(asked.charge.study, asked.charge.index)
-        if answer is None:
-            raise RefusedError(Refusal.UNAVAILABLE)
-        return answer
+        return asked is None
 
-    def _anew(self, study: _Approved, query: SumQuery, name: str) -> bytes:
-        """Check -> charge -> compute -> keep the bytes."""
+    @contextmanager
+    def _paid(self, study: _Approved, query: SumQuery, name: str) -> Iterator[None]:
+        """Charge a query, then compute, mask and store its answer; if that fails it is burnt."""
         key = (query.declaration.hash, query.index)
-        try:
-            study.guarantee.stage(query.function)
-            check_parameters(study.guarantee.study, query.function, query.parameters)
-        except (PrivacyError, ProtocolError) as error:
-            raise RefusedError(Refusal.MALFORMED) from error
+        witnessed = self._witnessed(study, query)
         if not self._ledger.sums_left(query.declaration.hash, query.function):
             raise RefusedError(Refusal.TOO_MANY_QUERIES)
-        self._ledger.charge(*key, query.function, name)
+        self._ledger.charge(*key, query.function, name, witnessed=witnessed)
         try:
-            answer = self._computed(study, query, name).to_bytes()
+            yield
         except (
             Exception
         ) as error:  # not for the data's sake: the index is burnt, the server learns a fixed code
             self._ledger.burn(*key)
             self._note(error)
             raise RefusedError(Refusal.UNAVAILABLE) from error
-        self._ledger.store(*key, answer)
-        return answer
+
+    def _kept(self, query: SumQuery) -> bytes:
+        """The bytes that were stored, and their receipt. Burnt, pending elsewhere, or not kept: there are none."""
+        key = (query.declaration.hash, query.index)
+        answer = self._ledger.stored(*key)
+        if answer is None:
+            raise RefusedError(Refusal.UNAVAILABLE)
+        return ReceiptedAnswer(signed=self._ledger.receipt(*key), answer=answer).to_bytes()
+
+    def _mechanism(self, study: _Approved, query: SumQuery) -> SumMechanism | None:
+        """The private sum that is asked for. Refuses a query that is none of this study."""
+        try:
+            check_parameters(study.guarantee.study, query.function, query.parameters)
+            return study.guarantee.mechanism(query.function)
+        except (PrivacyError, ProtocolError) as error:
+            raise RefusedError(Refusal.MALFORMED) from error
+
+    def _witnessed(self, study: _Approved, query: SumQuery) -> dict[int, tuple[int, str]]:
+        """What the query tells of other sites' ledgers, once it is checked."""
+        if study.roster is None:
+            return {}
+        try:
+            return checked_receipts(
+                query.receipts, study=query.declaration.hash, roster=study.roster,
+                own=study.roster.number_of(self._ledger.public), ledger=self._ledger,
+            )  # fmt: skip
+        except ProtocolError as error:
+            raise RefusedError(Refusal.MALFORMED) from error
 
     def _log(self, study: str, refusal: Refusal) -> None:
         """Write a refusal down; if that fails it is a refusal all the same."""
@@ -249,22 +360,26 @@ class Site:
                 hint="set data.unit in the study to the registered column",
             )
 
-    def _computed(self, study: _Approved, query: SumQuery, name: str) -> SumAnswer:
+    def _vector(
+        self, study: _Approved, query: SumQuery, mechanism: SumMechanism | None
+    ) -> npt.NDArray[Any]:
+        """What is sent where nothing is masked."""
+        if mechanism is None:
+            return self._clipped_sum(study, query)
+        integers = self._integers(study, query, mechanism)
+        return integers.astype(np.int32 if mechanism.bits == 32 else np.int64)
+
+    def _integers(
+        self, study: _Approved, query: SumQuery, mechanism: SumMechanism
+    ) -> npt.NDArray[np.int64]:
         """Clipped sum -> scale, round, add noise."""
         labels = (query.declaration.hash, query.index)
-        vector: npt.NDArray[Any] = self._clipped_sum(study, query)
-        mechanism = study.guarantee.mechanism(query.function)
-        if mechanism is not None:
-            with_noise = study.guarantee.study.privacy.trust != "server"
-            integers = answer(
-                mechanism,
-                vector,
-                dither=Keystream(self._entropy("dither", *labels)),
-                noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,
-            )
-            vector = integers.astype(np.int32 if mechanism.bits == 32 else np.int64)
-        nonce = self._entropy("nonce", *labels)[:NONCE_BYTES]
-        return SumAnswer(query_hash=name, vector=vector, nonce=nonce)
+        with_noise = study.guarantee.study.privacy.trust != "server"
+        return answer(
+            mechanism, self._clipped_sum(study, query),
+            dither=Keystream(self._entropy("dither", *labels)),
+            noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,
+        )  # fmt: skip
 
     def _clipped_sum(self, study: _Approved, query: SumQuery) -> npt.NDArray[np.float64]:
         """Sample -> clip and sum. Zero if that fails: only the data could have made it."""

@@ -38,6 +38,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from privacy.errors import LedgerError, ProtocolError, UserError
+from privacy.signing import SigningKey, Tag
 from study.keyfiles import sync_directory
 from study.ledger_entries import (
     Agreed,
@@ -57,7 +58,6 @@ from study.ledger_entries import (
 )
 from study.ledger_state import Asked, LedgerState
 from study.receipts import SignedReceipt, receipt_of
-from privacy.signing import SigningKey, Tag
 
 __all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger", "require_ledger"]
 
@@ -151,6 +151,11 @@ class Ledger:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def public(self) -> bytes:
+        """The site's public key, 32 bytes."""
+        return self._key.public
 
     @property
     def state(self) -> LedgerState:

@@ -19,7 +19,9 @@ def federation_of(guarantee: Guarantee, roster: Roster) -> Federation:
     """
     declaration = guarantee.declaration
     if declaration.roster != roster.hash or declaration.sites != len(roster.sites):
-        raise ProtocolError("Expected a study that was declared for this roster, found one for another")
+        raise ProtocolError(
+            "Expected a study that was declared for this roster, found one for another"
+        )
     return Federation(
         study=bytes.fromhex(declaration.hash), roster=bytes.fromhex(roster.hash), identities=roster.identities,
         thresholds=guarantee.thresholds, rounds=sum(stage.count for stage in guarantee.stages),
