@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from client.ledger import Ledger
 from client.masked import MaskedSums
-from client.policy import Policy
+from client.policy import Policy, PolicyError
 from client.receipts import RolledBackError, checked_receipts
 from client.tables import Records, check_site
 from privacy.errors import (
@@ -112,7 +112,7 @@ class Site:
 
     Attributes:
         problems: for the operator's own eyes, the first hundred: names of exceptions that data or the disk have caused,
-            and why the policy refused.
+            why the policy refused, which step of secure aggregation somebody has broken, whose ledger went back.
     """
 
     def __init__(
@@ -227,6 +227,22 @@ class Site:
                 return study
         raise ProtocolError("Expected a message about an open round")
 
+    def _require_permission(self, study: str) -> None:
+        """Refuse a study that the policy of this moment does not allow, whether its operator has approved it or not.
+
+        One that its operator has never considered is refused without a look at the policy: nobody may sound that out.
+        """
+        guarantee = self._considered.get(study)
+        if guarantee is None or self._policy is None:
+            return
+        try:
+            self._policy().require(guarantee)
+        except Exception as error:
+            rules = error.rules if isinstance(error, PolicyError) else ()
+            if str(error) not in self.problems:  # once, however often it is asked
+                self._note(error, str(error))
+            raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
+
     def _reply(self, study: str, message: SumQuery | Message, content: bytes) -> bytes:
         approved = self._approved.get(study)
         try:
@@ -244,14 +260,16 @@ class Site:
                 return approved.masked.announce(message)
             return approved.masked.unmask(message)
         except AggregationError as error:
+            if isinstance(error, NoSessionError):  # as after every restart
+                raise RefusedError(Refusal.NO_SESSION) from error
             self._note(error, error.message)
-            lost = isinstance(error, NoSessionError)
-            refusal = Refusal.NO_SESSION if lost else Refusal.OUT_OF_PROTOCOL
-            raise RefusedError(refusal) from error
+            raise RefusedError(Refusal.OUT_OF_PROTOCOL) from error
         except LedgerError as error:  # the disk failed, or another process was faster
-            self._note(error, error.message)
-            behind = isinstance(error, RolledBackError)
-            raise RefusedError(Refusal.LEDGER_BEHIND if behind else Refusal.UNAVAILABLE) from error
+            if isinstance(error, RolledBackError):
+                self._note(error, error.message)
+                raise RefusedError(Refusal.LEDGER_BEHIND) from error
+            self._note(error)
+            raise RefusedError(Refusal.UNAVAILABLE) from error
 
     def _plain(self, study: _Approved, query: SumQuery, name: str) -> bytes:
         """Trust `local`, or none: the answer as it is."""
@@ -302,9 +320,7 @@ class Site:
         self._ledger.charge(*key, query.function, name, witnessed=witnessed)
         try:
             yield
-        except (
-            Exception
-        ) as error:  # not for the data's sake: the index is burnt, the server learns a fixed code
+        except Exception as error:  # not for the data's sake; the server learns a fixed code
             self._ledger.burn(*key)
             self._note(error)
             raise RefusedError(Refusal.UNAVAILABLE) from error

@@ -49,7 +49,7 @@ def checked_receipts(
         later, its_head = others.get(site, (-1, ""))
         if later < number or (later == number and its_head != head):
             raise RolledBackError(
-                f"Expected the ledger of {roster.names[site]} to go on from entry {number}, found an earlier or another",
+                f"Expected the ledger of {roster.names[site]} to go on from entry {number}, found another",
                 hint="that site has gone on from an old copy of its ledger, or the coordinator has lost its receipt",
             )
     return others
