@@ -21,6 +21,7 @@ from study.canonical import canonical_json
 from study.codec import decode, encode
 from study.declaration import Declaration
 from study.keyfiles import sync_directory
+from study.receipts import SignedReceipt
 from study.settings import fits
 
 __all__ = ["Checkpoint", "KeptSum", "write_whole"]
@@ -39,7 +40,9 @@ class KeptSum:
         survivors, missing: names of the sites that answered and that did not, in order.
         refusals: why those did not that gave a reason, by name.
         total: sum of the survivors' answers, int64 (float64 with trust `unsafe`), shape (d,); None if abandoned.
-        seconds: how long the trip took.
+        seconds: how long it took.
+        lack: why there is no total, in words.
+        transcript, cohort, signatures, receipts: as in `server/sums.py`, for the release.
     """
 
     index: int
@@ -51,13 +54,20 @@ class KeptSum:
     total: npt.NDArray[Any] | None
     seconds: float
     refusals: Mapping[str, str] = field(default_factory=dict)
+    lack: str = ""
+    transcript: str = ""
+    cohort: tuple[str, ...] = ()
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    receipts: Mapping[str, SignedReceipt] = field(default_factory=dict)
 
     def to_values(self) -> dict[str, Any]:
         """Everything but the sum, for JSON."""
         return {
             "index": self.index, "function": self.function, "round": self.round, "query_hash": self.query_hash,
             "survivors": list(self.survivors), "missing": list(self.missing), "abandoned": self.total is None,
-            "seconds": self.seconds, "refusals": dict(self.refusals),
+            "seconds": self.seconds, "refusals": dict(self.refusals), "lack": self.lack, "transcript": self.transcript,
+            "cohort": list(self.cohort), "signatures": dict(self.signatures),
+            "receipts": {name: each.to_values() for name, each in self.receipts.items()},
         }  # fmt: skip
 
 
@@ -102,25 +112,31 @@ class Checkpoint:
 
 _HEAD = {
     "index": int, "function": str, "round": int, "query_hash": str, "survivors": tuple[str, ...],
-    "missing": tuple[str, ...], "seconds": float,
+    "missing": tuple[str, ...], "seconds": float, "lack": str, "transcript": str, "cohort": tuple[str, ...],
 }  # fmt: skip
 
 
 def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KeptSum:
     values: dict[str, Any] = {name: head.get(name) for name in _HEAD}
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    refusals, total = head.get("refusals"), arrays.get("total")
+    texts: dict[str, Any] = {name: head.get(name) for name in ("refusals", "signatures")}
+    receipts, total = head.get("receipts"), arrays.get("total")
     if (
         all(fits(values[name], hint) for name, hint in _HEAD.items())
-        and isinstance(refusals, dict)
-        and all(isinstance(each, str) for each in refusals.values())
+        and all(_is_text_by_name(each) for each in texts.values())
+        and isinstance(receipts, dict)
         and set(arrays) <= {"total"}
         and (total is None or (total.ndim == 1 and total.dtype in (np.int64, np.float64)))
     ):
-        kept = KeptSum(**values, refusals=refusals, total=total)
+        signed = {name: SignedReceipt.from_values(each) for name, each in receipts.items()}
+        kept = KeptSum(**values, **texts, receipts=signed, total=total)
         if kept.index == index and canonical_json(kept.to_values()) == canonical_json(head):
             return kept
     raise ProtocolError(f"Expected sum {index} of this run, found something else")
+
+
+def _is_text_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:

@@ -29,6 +29,7 @@ from study.declaration import Declaration
 from study.freezing import to_toml
 from study.guarantee import Guarantee
 from study.models import feature_names
+from study.roster import SignedRoster
 
 __all__ = ["Release", "is_release", "summary_of", "write_release"]
 
@@ -45,6 +46,7 @@ class Release:
         seconds: how long it took.
         simulation: what only a simulation knows: records, metrics, metrics_on, site_records; None for a real run.
         sites: a simulation's directory of its sites' ledgers and public keys, to be copied; None: there is none.
+        roster: of the federation; None where its sites are not known by keys.
     """
 
     declaration: Declaration
@@ -52,6 +54,7 @@ class Release:
     seconds: float
     simulation: Mapping[str, Any] | None = None
     sites: Path | None = None
+    roster: SignedRoster | None = None
 
 
 def write_release(release: Release, directory: Path) -> dict[str, Any]:
@@ -69,6 +72,8 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
     (directory / "sums.safetensors").write_bytes(save(_sums(outcome.sums)))
     _write(directory / "study.toml", to_toml(study))
     (directory / "declaration.json").write_bytes(release.declaration.content)
+    if release.roster is not None:
+        (directory / "roster.json").write_bytes(release.roster.to_bytes())
     _write(directory / "summary.json", _json(summary))
     _write(directory / "privacy.json", _json(privacy))
     _write(directory / "history.jsonl", "".join(json.dumps(line) + "\n" for line in history))
@@ -78,10 +83,23 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
         study=study, summary=summary, privacy=privacy, history=history, plots=plots
     )
     _write(directory / "report.html", report)
+    _write_receipts(outcome.sums, directory / "receipts")
     if release.sites is not None:
         shutil.copytree(release.sites, directory / "sites")
     _write(directory / "manifest.json", _json(_manifest(release, directory)))
     return summary
+
+
+def _write_receipts(sums: list[KeptSum], directory: Path) -> None:
+    """One file a site, as `discreet ledger verify --receipts` reads it."""
+    lines: dict[str, list[bytes]] = {}
+    for kept in sums:
+        for name, signed in kept.receipts.items():
+            lines.setdefault(name, []).append(signed.to_line())
+    if lines:
+        directory.mkdir()
+    for name, each in lines.items():
+        (directory / f"{name}.jsonl").write_bytes(b"".join(line + b"\n" for line in each))
 
 
 def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
@@ -90,7 +108,7 @@ def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
     done = [kept for kept in outcome.sums if kept.total is not None and kept.round]
     summary: dict[str, Any] = {
         "study": study.name, "study_hash": release.declaration.hash, "purpose": study.purpose,
-        "trust": study.privacy.trust, "masked": False,
+        "trust": study.privacy.trust, "masked": guarantee.masked,
         "epsilon": guarantee.epsilon, "epsilon_against_server": guarantee.epsilon_against_server,
         "delta": guarantee.delta,
         "noise_multiplier": release.declaration.noise_multiplier,
@@ -165,11 +183,16 @@ def _covered(guarantee: Guarantee) -> dict[str, list[str]]:
         covered.append(
             "The scaling of the features, which was learnt by a private sum of the same budget."
         )
-    if privacy.trust in ("aggregate", "server"):
+    if privacy.trust == "server":
         not_covered.insert(
-            0, "What the server saw: sums are not masked in this version, so it received every site's own sum"
-            + (" with that site's share of the noise alone." if privacy.trust == "aggregate" else " without noise."),
-        )  # fmt: skip
+            0,
+            "What the coordinator saw: the masked sums over the sites, before it added the noise.",
+        )
+    if guarantee.masked:
+        covered.append(
+            "Single sites, against the coordinator: sums were masked, so it received sums over sites, each with the "
+            f"answers of at least {guarantee.thresholds.survivors - guarantee.thresholds.colluding} honest sites."
+        )
     return {"covered": covered, "not_covered": not_covered}
 
 

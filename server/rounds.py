@@ -1,6 +1,6 @@
 """A study from its first query to its last, over a Flower Grid.
 
-    ask of the plan -> query to every site -> answers -> sum of the survivors -> checkpoint -> back to the plan
+    ask of the plan -> query to every site -> sum of the survivors (`server/sums.py`) -> checkpoint -> back to the plan
 
 A site that does not answer in time, refuses, or sends something that no honest site could, is missing from that
 sum. With fewer survivors than the study tolerates the query is abandoned, which its sites have charged all the same,
@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Message
 from flwr.serverapp import Grid
 
 from gradients import Parameters
@@ -26,15 +26,15 @@ from privacy.errors import ProtocolError, RoundAbandonedError, StudyError
 from privacy.keystream import Keystream
 from privacy.private_sum import noise, released_sum
 from server.checkpoint import Checkpoint, KeptSum
+from server.sums import Gathered, MaskedSums, PlainSums, Receipts
+from server.trips import Trips
 from study.declaration import Declaration
-from study.envelope import content_of, query_message, refusal_of
 from study.guarantee import Guarantee
 from study.plans import Ask, Received, start_plan, training_loss
-from study.queries import NONCE_BYTES, SumAnswer, SumQuery, query_hash
+from study.queries import NONCE_BYTES, SumQuery, query_hash
+from study.roster import Roster
 
 __all__ = ["Job", "Outcome", "run_study"]
-
-_POLL_SECONDS = 0.1
 
 Entropy = Callable[..., bytes]
 
@@ -50,7 +50,10 @@ class Job:
         durable: wait for the disk after each sum.
         entropy: labels to 32 bytes; for nonces, and for noise with trust `server`.
         seconds: deadline of one trip.
+        roster: of the sites; None where nothing is masked and nobody knows them by a key.
         on_round: told of every query as a line of `history.jsonl`.
+        on_message: told of every message, for a trace.
+        undisturbed: holds off an interruption while a query is under way: one that is charged and not finished is lost.
         evaluate: simulations alone: metrics of a candidate model on pooled rows, or None to skip a round.
     """
 
@@ -60,6 +63,9 @@ class Job:
     durable: bool = True
     entropy: Entropy
     seconds: float = 600.0
+    roster: Roster | None = None
+    on_message: Callable[[dict[str, Any]], None] = lambda _line: None
+    undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
     evaluate: Callable[[int, Parameters], dict[str, float | None] | None] = (
         lambda _round, _candidate: None
@@ -105,14 +111,28 @@ class _Run:
             raise StudyError(
                 f"Expected {job.declaration.sites} sites, as declared, found {len(job.sites)}"
             )
-        self._grid, self._job = grid, job
+        self._job = job
         self._guarantee = Guarantee(job.declaration)
         self._guarantee.check()
         self._checkpoint = Checkpoint(job.directory, job.declaration, durable=job.durable)
         self._earlier: Iterator[KeptSum] = self._checkpoint.kept()
+        self._receipts = Receipts(job.roster)
+        self._gatherer = self._gatherer_over(grid)
         self._asked: Counter[str] = Counter()
         self._sums: list[KeptSum] = []
         self._history: list[dict[str, Any]] = []
+
+    def _gatherer_over(self, grid: Grid) -> PlainSums | MaskedSums:
+        job, guarantee = self._job, self._guarantee
+        trips = Trips(grid, job.sites, seconds=job.seconds, on_message=job.on_message)
+        if not guarantee.masked:
+            return PlainSums(guarantee, trips, self._receipts)
+        if job.roster is None:
+            raise StudyError("Expected a roster: sums of this study are masked among its sites")
+        return MaskedSums(
+            guarantee, job.roster, trips, self._receipts,
+            nonce=lambda index: job.entropy("session", job.declaration.hash, index)[:NONCE_BYTES],
+        )  # fmt: skip
 
     def finish(self) -> Outcome:
         plan = start_plan(self._guarantee)
@@ -136,15 +156,17 @@ class _Run:
             self._report(line, step, ask.candidate)
 
     def _why(self) -> str:
-        """Who did not answer the last query, and why, in words."""
-        return "; ".join(f"{name}: {reason}" for name, reason in self._sums[-1].refusals.items())
+        """What the last query lacked, who did not answer it, and why, in words."""
+        last = self._sums[-1]
+        each = [f"{name}: {reason}" for name, reason in last.refusals.items()]
+        return "; ".join([*([last.lack] if last.lack else []), *each])
 
     def _private_sum(self, ask: Ask) -> Received | None:
         """The noisy sum that the plan asks for; None if its query was abandoned and no spare is left."""
         while self._asked[ask.function] < self._guarantee.stage(ask.function).count:
             self._asked[ask.function] += 1
             earlier = next(self._earlier, None)
-            kept = self._trip(ask) if earlier is None else self._recalled(earlier, ask)
+            kept = self._asked_for(ask) if earlier is None else self._recalled(earlier, ask)
             self._sums.append(kept)
             self._history.append(self._line(kept))
             if kept.total is not None:
@@ -162,24 +184,28 @@ class _Run:
         abandoned = sum(kept.total is None for kept in self._sums if kept.function == function)
         return abandoned <= spares
 
-    def _trip(self, ask: Ask) -> KeptSum:
+    def _asked_for(self, ask: Ask) -> KeptSum:
         """One query to every site, and the sum of what came back in time."""
         began, index = time.monotonic(), len(self._sums)
+        declaration = self._job.declaration
         query = SumQuery(
-            declaration=self._job.declaration, index=index, function=ask.function, parameters=ask.parameters,
-            nonce=self._job.entropy("query", self._job.declaration.hash, index)[:NONCE_BYTES],
+            declaration=declaration, index=index, function=ask.function, parameters=ask.parameters,
+            nonce=self._job.entropy("query", declaration.hash, index)[:NONCE_BYTES], receipts=self._receipts.latest,
         )  # fmt: skip
-        content = query.to_bytes()
-        answers, refusals = self._answers(content, query)
-        enough = len(answers) >= self._guarantee.tolerance.survivors
-        total = np.sum(list(answers.values()), axis=0) if enough else None
-        kept = KeptSum(
-            index=index, function=ask.function, round=ask.round, query_hash=query_hash(content),
-            survivors=tuple(answers), missing=tuple(refusals), refusals=refusals,
-            total=self._with_server_noise(ask.function, index, total), seconds=time.monotonic() - began,
-        )  # fmt: skip
-        self._checkpoint.keep(kept)
+        with self._job.undisturbed():
+            gathered = self._gatherer.gather(query)
+            kept = KeptSum(
+                index=index, function=ask.function, round=ask.round, query_hash=query_hash(query.to_bytes()),
+                survivors=gathered.survivors, missing=self._missing(gathered), refusals=gathered.problems,
+                total=self._with_server_noise(ask.function, index, gathered.total), lack=gathered.lack,
+                seconds=time.monotonic() - began, transcript=gathered.transcript, cohort=gathered.cohort,
+                signatures=gathered.signatures, receipts=gathered.receipts,
+            )  # fmt: skip
+            self._checkpoint.keep(kept)
         return kept
+
+    def _missing(self, gathered: Gathered) -> tuple[str, ...]:
+        return tuple(name for name in self._job.sites.values() if name not in gathered.survivors)
 
     def _recalled(self, kept: KeptSum, ask: Ask) -> KeptSum:
         """A sum of the checkpoint, if it is the one that the plan asks for now."""
@@ -193,59 +219,9 @@ class _Run:
                 f"Expected a checkpoint of this run, found another at sum {kept.index}",
                 hint="start anew, without --resume",
             )
+        for name, signed in kept.receipts.items():
+            self._receipts.keep(name, signed)
         return kept
-
-    def _answers(
-        self, content: bytes, query: SumQuery
-    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-        """Valid answers, and why there is none, by site name, both in the roster's order."""
-        name, replies = query_hash(content), self._replies(content, query.index)
-        answers, refusals = {}, {}
-        for node, site in self._job.sites.items():
-            message = replies.get(node)
-            problem = "it did not answer in time" if message is None else refusal_of(message)
-            if message is not None and problem is None:
-                try:
-                    answers[site] = self._checked(message, name, query.function)
-                    continue
-                except ProtocolError as error:
-                    problem = error.message
-            refusals[site] = problem or "it did not answer"
-        return answers, refusals
-
-    def _replies(self, content: bytes, index: int) -> dict[int, Message]:
-        """Push one query to every site; pull until all have replied or the deadline has passed.
-
-        A reply counts if it comes from the very node that its query went to, and only the first one does.
-        """
-        messages = [
-            query_message(content, index=index, node_id=node, seconds=self._job.seconds)
-            for node in self._job.sites
-        ]
-        waiting = dict(zip(self._grid.push_messages(messages), self._job.sites, strict=True))
-        deadline = time.monotonic() + self._job.seconds
-        replies: dict[int, Message] = {}
-        while True:
-            for message in self._grid.pull_messages(sorted(waiting)):
-                asked, node = message.metadata.reply_to_message_id, message.metadata.src_node_id
-                if waiting.get(asked) == node:
-                    replies[waiting.pop(asked)] = message
-            if not waiting or time.monotonic() >= deadline:
-                return replies
-            time.sleep(_POLL_SECONDS)
-
-    def _checked(self, message: Message, name: str, function: str) -> npt.NDArray[Any]:
-        """A site's vector, if an honest site could have sent it; int64 (float64 with trust `unsafe`)."""
-        answer, mechanism = (
-            SumAnswer.from_bytes(content_of(message)),
-            self._guarantee.mechanism(function),
-        )
-        dimension = self._guarantee.stage(function).dimension
-        if mechanism is None:
-            return answer.checked(name, dimension, np.float64, np.inf)
-        largest = mechanism.clamp + mechanism.deviation.largest + 1
-        dtype = np.int32 if mechanism.bits == 32 else np.int64
-        return answer.checked(name, dimension, dtype, largest).astype(np.int64)
 
     def _with_server_noise(
         self, function: str, index: int, total: npt.NDArray[Any] | None

@@ -32,10 +32,10 @@ from privacy.keystream import derive_key
 from server.app import make_server_app
 from server.release import Release, write_release
 from server.rounds import Job, Outcome
-from simulations.faults import random_drops
+from simulations.faults import random_drops, uninterrupted
 from simulations.grid import InProcessGrid
 from simulations.partitions import parse_partition, split_units
-from simulations.sites import simulated_sites
+from simulations.sites import simulated_roster, simulated_sites
 from simulations.workplace import workplace
 from study.canonical import canonical_json
 from study.contract import Study
@@ -44,6 +44,7 @@ from study.declaration import Declaration
 from study.guarantee import Guarantee, declare
 from study.ledger_state import replay
 from study.models import model_of
+from study.roster import SignedRoster
 from study.scaling import standardise, unscale_labels
 
 __all__ = ["Options", "Trust", "simulate"]
@@ -68,6 +69,7 @@ class Options:
         policy: a file of rules that every site obeys; None: their operators are willing to do whatever is asked.
         resume: go on from the checkpoint of an interrupted run with the same options, seed and rules.
         on_round: told of every query.
+        on_message: told of every message to a site and its reply.
         on_start: told of the declaration, once everything is checked.
     """
 
@@ -81,6 +83,7 @@ class Options:
     policy: Path | None = None
     resume: bool = False
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
+    on_message: Callable[[dict[str, Any]], None] = lambda _line: None
     on_start: Callable[[Declaration], None] = lambda _declaration: None
 
 
@@ -121,6 +124,7 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
                 "site_records": federation.site_records(),
             },
             sites=place / "sites",
+            roster=federation.roster,
         )
         return write_release(release, place / "release")
 
@@ -143,6 +147,7 @@ class _Federation:
     """Checked and ready to run."""
 
     declaration: Declaration
+    roster: SignedRoster
     records: Records
     shares: list[npt.NDArray[np.int64]]
     test: Units
@@ -171,7 +176,7 @@ class _Federation:
 
     def names(self) -> dict[int, str]:
         """Site names by Flower node id; 1 is the server's."""
-        return {number + 1: f"site-{number}" for number in range(1, len(self.shares) + 1)}
+        return {number + 1: name for number, name in self.roster.roster.names.items()}
 
     def site_records(self) -> dict[str, int]:
         sizes = (self.records.select(share).count for share in self.shares)
@@ -179,7 +184,7 @@ class _Federation:
 
     def entropy(self, party: str) -> Callable[..., bytes]:
         """Reproducible keys: what no real site ever uses."""
-        return lambda *labels: derive_key(self.root, party, *labels)
+        return _entropy_of(self.root, party)
 
     def metrics(self, parameters: Parameters) -> dict[str, float | None]:
         """Metrics of a model on the pooled test rows (training rows, where none are kept for testing).
@@ -223,12 +228,20 @@ def _prepare(study: Study, options: Options) -> _Federation:
     )  # fmt: skip
     check_pooled(records, study, sites=len(shares))
     root = derive_key(b"discreet simulation", options.seed)
-    declaration = declare(study, sites=len(shares), nonce=derive_key(root, "nonce").hex()[:32])
+    names = [f"site-{number}" for number in range(1, len(shares) + 1)]
+    roster = simulated_roster(names, entropy=lambda party: _entropy_of(root, party))
+    declaration = declare(
+        study,
+        sites=len(shares),
+        nonce=derive_key(root, "nonce").hex()[:32],
+        roster=roster.roster.hash,
+    )
     for share in shares:
         units_of(records.select(share), study)
     test = records.test_part() if study.data.test_fraction else records.train_part()
     federation = _Federation(
         declaration=declaration,
+        roster=roster,
         records=records,
         shares=shares,
         test=scaled_units(test, study),
@@ -243,6 +256,10 @@ def _prepare(study: Study, options: Options) -> _Federation:
 def _hash_of(policy: Policy) -> str:
     """The same for files that say the same rules: comments and defaults do not count."""
     return hashlib.sha256(canonical_json(policy_to_values(policy))).hexdigest()
+
+
+def _entropy_of(root: bytes, party: str) -> Callable[..., bytes]:
+    return lambda *labels: derive_key(root, party, *labels)
 
 
 def _require_permission(federation: _Federation, policy: Policy) -> None:
@@ -283,7 +300,10 @@ def _run(
         directory=place / "checkpoint",
         durable=False,
         entropy=federation.entropy("coordinator"),
+        roster=federation.roster.roster,
         on_round=options.on_round,
+        on_message=options.on_message,
+        undisturbed=uninterrupted,
         evaluate=evaluate,
     )
     outcomes: list[Outcome] = []
@@ -291,7 +311,8 @@ def _run(
     shares = zip(names.values(), federation.shares, strict=True)
     records = {name: federation.records.select(share) for name, share in shares}
     with simulated_sites(
-        federation.declaration, records, entropy=federation.entropy, directory=place / "sites",
+        federation.declaration, records, roster=federation.roster.roster, entropy=federation.entropy,
+        directory=place / "sites",
         policy=None if options.policy is None else PolicyFile(options.policy),
     ) as sites:  # fmt: skip
         apps = {node: make_client_app(sites[name]) for node, name in names.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,15 +11,27 @@ from client.ledger import Ledger, create_ledger
 from client.policy import Policy
 from client.registration import register
 from client.tables import Records
+from privacy.signing import SigningKey
 from study.charging import least_budget
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.keyfiles import write_public_key
-from privacy.signing import SigningKey
+from study.roster import Roster, RosterSite, SignedRoster
 
-__all__ = ["simulated_sites"]
+__all__ = ["simulated_roster", "simulated_sites"]
 
 _NAMESPACE, _DATA_SET = "simulation", "records"
+
+
+def simulated_roster(names: Sequence[str], *, entropy: Callable[[str], Entropy]) -> SignedRoster:
+    """The roster of a simulation, signed by a federation key of its own."""
+    federation = SigningKey.from_seed(entropy("federation")("identity"))
+    keys = {name: SigningKey.from_seed(entropy(name)("identity")) for name in names}
+    roster = Roster(
+        federation="simulation", key=federation.public.hex(),
+        sites=tuple(RosterSite(name=name, key=key.public.hex()) for name, key in keys.items()),
+    )  # fmt: skip
+    return SignedRoster(roster=roster, signatures={}).signed_by(federation)
 
 
 @contextmanager
@@ -27,6 +39,7 @@ def simulated_sites(
     declaration: Declaration,
     records: Mapping[str, Records],
     *,
+    roster: Roster,
     entropy: Callable[[str], Entropy],
     directory: Path,
     policy: Callable[[], Policy] | None = None,
@@ -36,7 +49,7 @@ def simulated_sites(
     What an interrupted run has left there is gone on with. At the end the ledgers are closed, whatever happened.
 
     Arguments:
-        records: of every site, by name.
+        records: of every site, by name. roster: of these sites.
         entropy: reproducible keys of a party: what no real site ever uses.
         policy: that every site obeys; None: their operators are willing to do whatever is asked.
     """
@@ -54,7 +67,7 @@ def simulated_sites(
                 )  # fmt: skip
             sites[name] = Site(ledger, entropy=entropy(name), policy=policy, allow_unsafe=True)
             if declaration.hash not in ledger.state.studies or not _is_over(ledger, declaration):
-                sites[name].approve(declaration, each, data_set=_DATA_SET)
+                sites[name].approve(declaration, each, data_set=_DATA_SET, roster=roster)
         yield sites
 
 

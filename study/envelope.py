@@ -19,6 +19,7 @@ __all__ = [
     "answer_message",
     "content_of",
     "query_message",
+    "refusal_code_of",
     "refusal_message",
     "refusal_of",
 ]
@@ -72,6 +73,13 @@ def refusal_of(message: Message) -> str | None:
     rules = rules_of(message.error.reason) if code == Refusal.NOT_PERMITTED else ()
     why = ", ".join(rule.explanation for rule in rules)
     return Refusal(code).explanation + (f": {why}" if why else "")
+
+
+def refusal_code_of(message: Message) -> Refusal | None:
+    """The fixed code with which a site refused; None for any other reply."""
+    if not message.has_error() or message.error.code not in set(Refusal):
+        return None
+    return Refusal(message.error.code)
 
 
 def _record(content: bytes) -> RecordDict:

@@ -342,8 +342,8 @@ def verify_export(
     """
     from audit.summary import budget_summary, study_summary
     from audit.verify import verify_export as verify
-    from study.keyfiles import read_public_key
     from privacy.signing import fingerprint
+    from study.keyfiles import read_public_key
 
     with errors_explained():
         public = read_public_key(key)

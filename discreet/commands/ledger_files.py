@@ -93,8 +93,8 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 def _make(path: Path, key_path: Path, site: str, *, given: bool) -> list[str]:
     from client.ledger import create_ledger
-    from study.keyfiles import create_key, read_key
     from privacy.signing import fingerprint
+    from study.keyfiles import create_key, read_key
 
     if key_path.exists() and not given:
         raise UserError(

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from ledgers import key_of
 
 from privacy.errors import ProtocolError
-from privacy.signing import PROTOCOL
-from privacy.signing import SigningKey, Tag, fingerprint, verify
+from privacy.signing import PROTOCOL, SigningKey, Tag, fingerprint, verify
 
 TAGS = get_args(Tag)
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ProtocolError, StudyError
+from privacy.signing import PROTOCOL
 from study.canonical import canonical_json
 from study.contract import Data, Model, Privacy, Sites, Study, Training
-from privacy.signing import PROTOCOL
 from study.declaration import Declaration
 from study.settings import ImpossibleSettingError, settings_of
 from study.templates import TEMPLATES, template_study

@@ -7,9 +7,9 @@ import pytest
 
 from audit.verify import verify_export
 from privacy.errors import LedgerError
+from privacy.signing import SigningKey
 from study.ledger_entries import BODIES, Entry, SignedEntry
 from study.receipts import SignedReceipt, receipts_of
-from privacy.signing import SigningKey
 
 PLACE = Path(__file__).parents[1] / "vectors"
 VECTORS = json.loads((PLACE / "ledger.json").read_text(encoding="utf-8"))

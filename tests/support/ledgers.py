@@ -15,6 +15,7 @@ from client.registration import register
 from privacy.filters import LifetimeCap, default_orders
 from privacy.keystream import derive_key
 from privacy.private_sum import design_sum
+from privacy.signing import SigningKey
 from study.ledger_entries import (
     Approved,
     DataSet,
@@ -25,7 +26,6 @@ from study.ledger_entries import (
     SumTerms,
 )
 from study.ledger_state import LedgerState
-from privacy.signing import SigningKey
 
 DATA_SET, NAMESPACE = "records", "people"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ledgers import approved, chained, hash_named, opening, terms_of
 
 from privacy.filters import LifetimeCap
+from privacy.signing import SigningKey
 from study.ledger_entries import (
     Answered,
     Burnt,
@@ -25,7 +26,6 @@ from study.ledger_entries import (
 )
 from study.ledger_state import replay
 from study.receipts import receipts_of
-from privacy.signing import SigningKey
 
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
 CAP = LifetimeCap(epsilon=3.0, delta=1e-5, orders=(6.0, 8.0, 11.0, 16.0))

@@ -21,8 +21,8 @@ from fuzzing.engine import Target
 from fuzzing.mutations import BYTES, LINES
 from fuzzing.places import written
 from privacy.errors import UserError
-from study.keyfiles import read_key, read_public_key
 from privacy.signing import SigningKey
+from study.keyfiles import read_key, read_public_key
 
 __all__ = ["TARGETS"]
 

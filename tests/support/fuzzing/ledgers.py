@@ -28,12 +28,12 @@ from fuzzing.places import new_directory
 from fuzzing.studies import declarations
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.filters import LifetimeCap, default_orders
+from privacy.signing import SigningKey
 from study.charging import declared_sums
 from study.guarantee import Guarantee
 from study.ledger_entries import Approved, Entry, SignedEntry
 from study.ledger_state import replay
 from study.receipts import SignedReceipt, receipts_of
-from privacy.signing import SigningKey
 
 __all__ = ["KEY", "TARGETS"]
 

@@ -24,9 +24,9 @@ from fuzzing.places import new_directory
 from fuzzing.studies import declarations
 from privacy.filters import LifetimeCap
 from privacy.keystream import derive_key
+from privacy.signing import SigningKey
 from study.models import model_of
 from study.queries import SumQuery
-from privacy.signing import SigningKey
 
 __all__ = ["TARGETS"]
 

@@ -1,0 +1,318 @@
+"""One private sum over the sites: in one trip as it is, or masked, in two or three.
+
+plain    query --------> answers -> their sum                                       (trust `local`, or none)
+masked   keys, once a session --> masked answers --> what unmasks their sum         (`secure_aggregation`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.errors import AggregationError, ProtocolError, RoundAbandonedError
+from privacy.secure_aggregation.coordinator import CoordinatorRound, Step, session_members
+from privacy.secure_aggregation.messages import (
+    Message,
+    OpenReply,
+    RevealReply,
+    SetupKey,
+    SetupRequest,
+    SurvivorsReply,
+    Upload,
+)
+from privacy.secure_aggregation.site import Federation, setup_key_of
+from server.trips import Reply, Trips
+from study.aggregation import federation_of
+from study.guarantee import Guarantee
+from study.queries import Refusal, SumAnswer, SumQuery, query_hash
+from study.receipts import ReceiptedAnswer, SignedReceipt
+from study.roster import Roster
+
+__all__ = ["Gathered", "MaskedSums", "PlainSums", "Receipts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What came of one query.
+
+    Attributes:
+        total: sum of the survivors' answers, int64 (float64 with trust `unsafe`), shape (d,); None if abandoned.
+        survivors: names, in the order of the roster. problems: why each of the others is missing, by name.
+        lack: why there is no total, in words; empty where there is one.
+        receipts: of the answers, by name.
+        transcript: what the receipts are of, hexadecimal. cohort: who was asked.
+        signatures: of the set of survivors, hexadecimal, by name; none where all were there, or nothing is masked.
+    """
+
+    total: npt.NDArray[Any] | None
+    survivors: tuple[str, ...]
+    problems: Mapping[str, str]
+    lack: str = ""
+    receipts: Mapping[str, SignedReceipt]
+    transcript: str
+    cohort: tuple[str, ...]
+    signatures: Mapping[str, str] = field(default_factory=dict)
+
+
+class Receipts:
+    """The latest receipt of every site, as it goes into the next query; a site whose ledger goes back is found out."""
+
+    def __init__(self, roster: Roster | None) -> None:
+        self._numbers = (
+            {} if roster is None else {name: number for number, name in roster.names.items()}
+        )
+        self._keys = (
+            {}
+            if roster is None
+            else dict(zip(roster.names.values(), roster.identities, strict=True))
+        )
+        self._latest: dict[int, SignedReceipt] = {}
+
+    @property
+    def latest(self) -> dict[int, SignedReceipt]:
+        """By number on the roster."""
+        return dict(sorted(self._latest.items()))
+
+    def keep(self, name: str, signed: SignedReceipt) -> None:
+        """Remember a receipt, if it is later than the one that is known."""
+        number = self._numbers.get(name)
+        if number is not None:
+            earlier = self._latest.get(number)
+            if earlier is None or earlier.receipt.sequence < signed.receipt.sequence:
+                self._latest[number] = signed
+
+    def checked(
+        self, name: str, content: bytes, query: SumQuery, transcript: str
+    ) -> ReceiptedAnswer:
+        """The answer, if its receipt is of it, of this query, signed by that site, and after the ones before.
+
+        Raises:
+            ProtocolError: it is not.
+        """
+        received = ReceiptedAnswer.from_bytes(content)
+        receipt = received.signed.receipt
+        asked = (receipt.study, receipt.index, receipt.transcript)
+        if asked != (query.declaration.hash, query.index, transcript):
+            raise ProtocolError("Expected a receipt of this query, found one of another")
+        if name in self._keys:
+            received.signed.verify(self._keys[name])
+            earlier = self._latest.get(self._numbers[name], received.signed)
+            if earlier != received.signed and earlier.receipt.sequence >= receipt.sequence:
+                raise ProtocolError(
+                    "Expected a ledger that goes on, found a receipt of an earlier entry, or another"
+                )
+        return received
+
+
+class PlainSums:
+    """Sums of answers that nothing hides: each has all the noise in it, or there is none.
+
+    Arguments:
+        trips: the way to the sites. receipts: where their receipts are kept.
+    """
+
+    def __init__(self, guarantee: Guarantee, trips: Trips, receipts: Receipts) -> None:
+        self._guarantee, self._trips, self._receipts = guarantee, trips, receipts
+
+    def gather(self, query: SumQuery) -> Gathered:
+        """One query to every site, and the sum of what came back in time."""
+        content = query.to_bytes()
+        name = query_hash(content)
+        replies = self._trips.ask(
+            dict.fromkeys(self._trips.names, content), index=query.index, trip="answers"
+        )
+        answers: dict[str, npt.NDArray[Any]] = {}
+        problems, receipts = {}, {}
+        for site, reply in replies.items():
+            try:
+                received = self._receipts.checked(site, _content(reply), query, name)
+                answers[site] = self._checked(received.answer, name, query.function)
+                receipts[site] = received.signed
+            except ProtocolError as error:
+                problems[site] = error.message
+        for site, signed in receipts.items():
+            self._receipts.keep(site, signed)
+        least = self._guarantee.tolerance.survivors
+        enough = len(answers) >= least
+        return Gathered(
+            total=np.sum(list(answers.values()), axis=0) if enough else None,
+            survivors=tuple(answers), problems=problems, receipts=receipts, transcript=name,
+            cohort=tuple(self._trips.names),
+            lack="" if enough else f"{len(answers)} of at least {least} sites have answered",
+        )  # fmt: skip
+
+    def _checked(self, content: bytes, name: str, function: str) -> npt.NDArray[Any]:
+        """A site's vector, if an honest site could have sent it; int64 (float64 with trust `unsafe`)."""
+        answer, mechanism = SumAnswer.from_bytes(content), self._guarantee.mechanism(function)
+        dimension = self._guarantee.stage(function).dimension
+        if mechanism is None:
+            return answer.checked(name, dimension, np.float64, np.inf)
+        largest = mechanism.clamp + mechanism.deviation.largest + 1
+        dtype = np.int32 if mechanism.bits == 32 else np.int64
+        return answer.checked(name, dimension, dtype, largest).astype(np.int64)
+
+
+class MaskedSums:
+    """Sums under masks: no answer is seen alone.
+
+    A session is set up before the first query, and again when a site is outside of it that may be reached: one that has
+    restarted at once, one that did not answer after 1, 2, 4 ... queries.
+
+    Arguments:
+        trips: the way to the sites. receipts: where their receipts are kept.
+        nonce: number of a query to 16 fresh bytes.
+    """
+
+    def __init__(
+        self, guarantee: Guarantee, roster: Roster, trips: Trips, receipts: Receipts, *, nonce: Callable[[int], bytes]
+    ) -> None:  # fmt: skip
+        self._guarantee, self._trips, self._receipts, self._nonce = (
+            guarantee,
+            trips,
+            receipts,
+            nonce,
+        )
+        self._federation: Federation = federation_of(guarantee, roster)
+        self._names = roster.names
+        self._numbers = {name: number for number, name in self._names.items()}
+        self._members: tuple[SetupKey, ...] = ()
+        self._lost: set[int] = set()
+        self._next_setup, self._wait = 0, 1
+
+    def gather(self, query: SumQuery) -> Gathered:
+        """One masked sum: exact over everybody who has uploaded, or none."""
+        problems: dict[str, str] = {}
+        if self._wants_setup(query.index):
+            problems |= self._set_up(query.index)
+        if not self._members:
+            least = self._guarantee.thresholds.survivors
+            lack = f"fewer than {least} sites have sent a key"
+            return Gathered(
+                total=None, survivors=(), problems=problems, lack=lack, receipts={}, cohort=(),
+                transcript=query_hash(query.to_bytes()),
+            )  # fmt: skip
+        mechanism = self._guarantee.mechanism(query.function)
+        if mechanism is None:
+            raise ProtocolError("Expected a query of a study whose sums are masked")
+        current = CoordinatorRound(
+            self._federation, self._members, round=query.index, payload=query.to_bytes(), bits=mechanism.bits,
+            dimension=mechanism.dimension,
+        )  # fmt: skip
+        receipts = self._uploads(current, query, problems)
+        requests = current.close()
+        while requests:
+            self._exchange(current, requests, query.index, problems)
+            requests = current.close()
+        return self._gathered(current, problems, receipts)
+
+    def _uploads(
+        self, current: CoordinatorRound, query: SumQuery, problems: dict[str, str]
+    ) -> dict[str, SignedReceipt]:
+        """Trip A."""
+        content = current.request.to_bytes()
+        cohort = [self._names[each.site] for each in self._members]
+        replies = self._trips.ask(dict.fromkeys(cohort, content), index=query.index, trip="A")
+        receipts = {}
+        for name, reply in replies.items():
+            try:
+                received = self._receipts.checked(
+                    name, _content(reply), query, current.transcript.hex()
+                )
+                current.uploaded(self._numbers[name], Upload.from_bytes(received.answer))
+                receipts[name] = received.signed
+            except ProtocolError as error:
+                problems[name] = error.message
+            if reply.refusal == Refusal.NO_SESSION:
+                self._lost.add(self._numbers[name])
+        for name, signed in receipts.items():
+            self._receipts.keep(name, signed)
+        return receipts
+
+    def _exchange(
+        self, current: CoordinatorRound, requests: Mapping[int, Message], index: int, problems: dict[str, str]
+    ) -> None:  # fmt: skip
+        """Trips B and C."""
+        trip = "C" if current.step is Step.REVEALS else "B"
+        contents = {self._names[site]: message.to_bytes() for site, message in requests.items()}
+        for name, reply in self._trips.ask(contents, index=index, trip=trip).items():
+            try:
+                _TAKE[current.step](current, self._numbers[name], _content(reply))
+            except ProtocolError as error:
+                problems[name] = f"in trip {trip}: {error.message}"
+
+    def _gathered(
+        self,
+        current: CoordinatorRound,
+        problems: dict[str, str],
+        receipts: dict[str, SignedReceipt],
+    ) -> Gathered:
+        evidence, lack = current.evidence, ""
+        total = None
+        try:
+            total = current.total()
+        except RoundAbandonedError as error:
+            lack = error.message
+        survivors = tuple(self._names[site] for site in evidence.survivors)
+        return Gathered(
+            total=total, survivors=survivors, problems=problems, lack=lack, receipts=receipts,
+            transcript=evidence.transcript.hex(), cohort=tuple(self._names[site] for site in evidence.members),
+            signatures={self._names[site]: each.hex() for site, each in evidence.signatures.items()},
+        )  # fmt: skip
+
+    def _wants_setup(self, index: int) -> bool:
+        outside = len(self._members) < len(self._names)
+        return bool(self._lost) or (outside and index >= self._next_setup)
+
+    def _set_up(self, index: int) -> dict[str, str]:
+        """A fresh key of every site that answers; why there is none of the others, by name.
+
+        Where there are too few, or no more than before, the session that there is goes on.
+        """
+        at = self._federation
+        request = SetupRequest(
+            study=at.study, roster=at.roster, nonce=self._nonce(index)
+        ).to_bytes()
+        replies = self._trips.ask(
+            dict.fromkeys(self._trips.names, request), index=index, trip="setup"
+        )
+        announced, problems = [], {}
+        for name, reply in replies.items():
+            try:
+                key = setup_key_of(at, SetupKey.from_bytes(_content(reply)), step="setup")
+                if key.site != self._numbers[name]:
+                    raise AggregationError("setup", f"expected a key of {name}")
+                announced.append(key)
+            except ProtocolError as error:
+                problems[name] = error.message
+        usable = len({each.site for each in self._members} - self._lost)
+        if len(announced) > usable:
+            try:
+                self._members, self._lost = session_members(at, announced), set()
+            except (AggregationError, RoundAbandonedError) as error:
+                problems |= {
+                    name: error.message for name in self._trips.names if name not in problems
+                }
+        self._wait = 1 if not problems else 2 * self._wait
+        self._next_setup = index + self._wait
+        return problems
+
+
+_TAKE: Mapping[Step, Callable[[CoordinatorRound, int, bytes], None]] = {
+    Step.OPENING: lambda current, site, data: current.opened(site, OpenReply.from_bytes(data)),
+    Step.SURVIVORS: lambda current, site, data: current.signed(
+        site, SurvivorsReply.from_bytes(data)
+    ),
+    Step.REVEALS: lambda current, site, data: current.revealed(site, RevealReply.from_bytes(data)),
+}
+"""What is done with a reply of the second and third trip."""
+
+
+def _content(reply: Reply) -> bytes:
+    """What a site has sent. Raises ProtocolError for one that did not."""
+    if reply.problem is not None:
+        raise ProtocolError(reply.problem)
+    return reply.content
