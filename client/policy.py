@@ -67,10 +67,11 @@ class Studies:
     """Which kinds of studies are allowed."""
 
     trust: tuple[Literal["local", "aggregate", "server"], ...] = setting(
-        'Levels of trust. "local": this site adds all of the noise that protects it. "aggregate": it adds a share.\n'
-        '"server": it adds none, and the coordinator sees its sums as they are; left out, because nobody should have\n'
-        "to trust the coordinator. A study without privacy is never allowed.",
-        default=("local", "aggregate"),
+        'Levels of trust. "aggregate": this site adds a share of the noise, under masks that only the sum over the\n'
+        'sites takes off. "local": it adds all of the noise that protects it. "server": it adds none, and the\n'
+        "coordinator sees the sum over the sites as it is; left out, because nobody should have to trust the\n"
+        "coordinator. A study without privacy is never allowed.",
+        default=("aggregate", "local"),
     )
     tasks: tuple[Literal["classification", "regression"], ...] = setting(
         "What may be predicted: classes, or numbers. Both, since either is protected alike.",
@@ -196,9 +197,9 @@ class Ceilings:
         below=1,
     )
     epsilon_against_server: float = setting(
-        "The same cost towards the coordinator, which sees this site's own sums: as much as epsilon with trust local,\n"
-        "more with aggregate. As for epsilon, since the coordinator is as much a stranger as anybody. With trust\n"
-        "server, which studies.trust has to name, there is no bound, and this rule does not apply.",
+        "The same cost towards the coordinator and the sites that collude with it. As for epsilon, since the\n"
+        "coordinator is as much a stranger as anybody. With trust server, which studies.trust has to name, there is\n"
+        "no bound, and this rule does not apply.",
         default=8.0,
         above=0,
         at_most=1000,

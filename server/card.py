@@ -156,17 +156,11 @@ def _shared_noise(received: str, summary: Values, privacy: Values) -> str:
         if colluding == 1
         else f"up to {quantity(colluding)} sites together, which know their own noise as well"
     )
-    everybody = (
-        "Trust level aggregate: each site adds its share of the noise. The noise of all sites "
-        f"together gives {_bound(summary.get('epsilon'))} for everybody who sees only what is "
-        f"released (the model, and noisy sums over all sites), and for {sites}."
-    )
-    if summary.get("masked"):
-        return f"{everybody} {received}, noise included. {_against_server(summary)}"
     return (
-        f"{everybody} {received}, hidden only by that site's own share of the noise. "
-        f"{_against_server(summary)} Everybody else's bound relies on the server to release "
-        "nothing else."
+        "Trust level aggregate: each site adds its share of the noise. The noise of all sites "
+        f"together gives {_bound(summary.get('epsilon'))} for everybody who sees what is released "
+        f"(the model, and noisy sums over all sites), and for {sites}. {received}, noise included. "
+        f"{_against_server(summary)}"
     )
 
 

@@ -50,9 +50,11 @@ FILES: Mapping[str, str] = {
     "summary.json": "the figures of this page, for scripts",
     "history.jsonl": "one line a query: who answered, loss, cost",
     "sums.safetensors": "the sums over the sites, from which the model can be computed again",
+    "roster.json": "the sites by name and key, as the federation has signed them",
+    "receipts/": "what each site signed with every answer: hold its ledger to them with discreet ledger verify",
     "sites/": "a simulation's sites: the ledger and the public key of each",
     "plots/": "the plots of this page, as SVG files",
-    "manifest.json": "SHA-256 of every other file, and who took part when; not signed yet",
+    "manifest.json": "SHA-256 of every other file; who took part in every sum, with signatures and receipts",
 }
 """What a release consists of, in the order in which a person would open it."""
 
@@ -371,7 +373,7 @@ def _mechanism(summary: Values, privacy: Values) -> list[Row]:
         ("Colluding sites c", quantity(privacy.get("colluding"))),
         ("Dropouts D", quantity(privacy.get("dropouts"))),
         ("Shares of noise that count, k", quantity(privacy.get("shares"))),
-        ("Secure aggregation", "yes" if summary.get("masked") else "no: sums are not masked"),
+        ("Secure aggregation", "yes" if summary.get("masked") else "no: this level of trust has none"),
     ]  # fmt: skip
 
 

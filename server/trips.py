@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from privacy.errors import ProtocolError
+from privacy.secure_aggregation.messages import is_message, message_of
 from study.envelope import content_of, query_message, refusal_code_of, refusal_of
 from study.queries import Refusal
+from study.receipts import ReceiptedAnswer
 
 __all__ = ["Reply", "Trips"]
 
@@ -69,8 +72,10 @@ class Trips:
         for name, reply in replies.items():
             self._on_message(
                 {
-                    "query": index, "trip": trip, "site": name, "sent_bytes": len(contents[name]),
-                    "received_bytes": len(reply.content), "problem": reply.problem,
+                    "query": index, "trip": trip, "site": name,
+                    "sent": kind_of(contents[name]), "sent_bytes": len(contents[name]),
+                    "received": kind_of(reply.content), "received_bytes": len(reply.content),
+                    "problem": reply.problem,
                 }
             )  # fmt: skip
         return replies
@@ -91,6 +96,16 @@ class Trips:
             if not waiting or time.monotonic() >= deadline:
                 return replies
             time.sleep(_POLL_SECONDS)
+
+
+def kind_of(content: bytes) -> str:
+    """What a message is, in a word, for a trace."""
+    with suppress(ProtocolError):
+        if is_message(content):
+            return type(message_of(content)).__name__
+        inner = ReceiptedAnswer.from_bytes(content).answer
+        return type(message_of(inner)).__name__ if is_message(inner) else "SumAnswer"
+    return "SumQuery" if content else "nothing"
 
 
 def _reply_of(message: Message | None) -> Reply:

@@ -273,9 +273,10 @@ class Privacy:
     """What is guaranteed, and against whom."""
 
     trust: Literal["aggregate", "server", "local", "unsafe"] = setting(
-        "aggregate: each site adds a share of the noise. server: the coordinator adds it. local: every site adds\n"
-        "all of it. unsafe: no privacy at all; simulations only.",
-        default="local",
+        "aggregate: each site adds a share of the noise, and sums are masked, so that nobody sees a site's own.\n"
+        "server: masked, and the coordinator adds the noise. local: no masks, every site adds all of the noise.\n"
+        "unsafe: no privacy at all; simulations only.",
+        default="aggregate",
     )
     epsilon: float | None = setting(
         "The privacy budget of the whole study; or give noise_multiplier: exactly one of the two.",
@@ -305,7 +306,9 @@ class Privacy:
         at_least=1,
     )
     max_dropouts: int = setting(
-        "D: so many sites may be missing in a round.", default=0, at_least=0
+        "D: so many sites may be missing in a round; it needs sites.minimum > max_colluding + 2 max_dropouts.",
+        default=0,
+        at_least=0,
     )
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ TEMPLATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "model": {"kind": "logistic"},
         "training": {"rounds": 100},
-        "privacy": {"trust": "local", "epsilon": 3.0, "clipping": "automatic"},
+        "privacy": {"epsilon": 3.0, "clipping": "automatic"},
         "sites": {"minimum": 5},
     },
     "digits": {
@@ -50,7 +50,7 @@ TEMPLATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "model": {"kind": "softmax"},
         "training": {"rounds": 100},
-        "privacy": {"trust": "local", "epsilon": 8.0, "clipping": "automatic"},
+        "privacy": {"epsilon": 8.0, "clipping": "automatic"},
         "sites": {"minimum": 10},
     },
     "diabetes": {
@@ -64,7 +64,7 @@ TEMPLATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "model": {"kind": "linear"},
         "training": {"rounds": 100},
-        "privacy": {"trust": "local", "epsilon": 8.0, "clipping_norm": 0.5},
+        "privacy": {"epsilon": 8.0, "clipping_norm": 0.5},
         "sites": {"minimum": 3},
     },
     "house-prices": {
@@ -86,7 +86,7 @@ TEMPLATES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
         "model": {"kind": "linear"},
         "training": {"rounds": 100, "learning_rate": 0.05},
-        "privacy": {"trust": "local", "epsilon": 8.0, "clipping_norm": 0.5},
+        "privacy": {"epsilon": 8.0, "clipping_norm": 0.5},
         "sites": {"minimum": 2},
     },
 }  # fmt: skip

@@ -19,6 +19,9 @@ def demo(
         Path, typer.Option("--out", metavar="DIR", help="Where the release goes.")
     ] = Path("discreet-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another run.")] = 1,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Say who sent what in each trip, a line a message.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --out.")] = False,
     json: Annotated[
         bool,
@@ -37,4 +40,5 @@ def demo(
 
     with errors_explained():
         path = release_directory(out, force=force)
-        run_and_show(template_study("breast-cancer"), Options(out=path, seed=seed), as_json=json)
+        options = Options(out=path, seed=seed)
+        run_and_show(template_study("breast-cancer"), options, as_json=json, trace=trace)

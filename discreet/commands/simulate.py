@@ -81,6 +81,10 @@ def simulate(
             "--resume", help="Go on after an interruption, with the same options and policy."
         ),
     ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Say who sent what in each trip, a line a message."),
+    ] = False,
     force: Annotated[
         bool,
         typer.Option("--force", help="Replace an existing --out, once the new one is complete."),
@@ -112,7 +116,7 @@ def simulate(
             seed=seed,
             resume=resume,
         )
-        run_and_show(parsed, options, as_json=json)
+        run_and_show(parsed, options, as_json=json, trace=trace)
 
 
 def release_directory(out: Path, *, force: bool) -> Path:
@@ -140,8 +144,8 @@ def release_directory(out: Path, *, force: bool) -> Path:
     return path
 
 
-def run_and_show(study: Any, options: Any, *, as_json: bool) -> None:
-    """Run a simulation under a progress bar and show its result."""
+def run_and_show(study: Any, options: Any, *, as_json: bool, trace: bool = False) -> None:
+    """Run a simulation under a progress bar, or a trace of its messages, and show its result."""
     from dataclasses import replace
 
     from simulations.run import simulate as run
@@ -152,12 +156,22 @@ def run_and_show(study: Any, options: Any, *, as_json: bool) -> None:
         started.append(Guarantee(declaration))
         people.print(_headline(started[0]), soft_wrap=True)
 
-    with progress_of_rounds(study.training.rounds, quiet=as_json or not people.is_terminal) as show:
-        on_round = _shown_round(started, show)
-        summary = run(study, replace(options, on_start=on_start, on_round=on_round))
+    quiet = as_json or trace or not people.is_terminal
+    with progress_of_rounds(study.training.rounds, quiet=quiet) as show:
+        options = replace(options, on_start=on_start, on_round=_shown_round(started, show))
+        summary = run(study, replace(options, on_message=_say_message) if trace else options)
     if as_json:
         print_json(summary)
     _show_result(summary, options.out)
+
+
+def _say_message(line: dict[str, Any]) -> None:
+    """One line of a trace: the message to a site, and what came back."""
+    came = line["problem"] or f"{line['received']}, {line['received_bytes']:,} bytes"
+    said = f"{line['sent']}, {line['sent_bytes']:,} bytes"
+    say(
+        f"query {line['query']:>3}  trip {line['trip']:<7}  {line['site']:<10} <- {said:<32} -> {came}"
+    )
 
 
 def _headline(guarantee: Guarantee) -> str:
