@@ -12,7 +12,7 @@ import typer
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from discreet.commands import demo, ledger, policy, simulate, study
+from discreet.commands import demo, federation, ledger, policy, release, simulate, study
 
 __all__ = ["app"]
 
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.add_typer(study.app, name="study")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(policy.app, name="policy")
+app.add_typer(federation.app, name="federation")
+app.add_typer(release.app, name="release")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 

@@ -151,6 +151,15 @@ class SignedRoster:
         if not self._is_signed(self.roster.key):
             raise ProtocolError("Expected a roster that the federation's key has signed")
 
+    def check_signed(self) -> None:
+        """Raise ProtocolError for a false signature, or none: what can be said without the version before."""
+        if not self.signatures:
+            raise ProtocolError("Expected a roster that somebody has signed")
+        for key in self.signatures:
+            self._is_signed(key)
+        if self.roster.number == 1:
+            self.check_first()
+
     def check_change(self, before: Roster) -> None:
         """Raise ProtocolError unless this follows `before`, as its federation's key or its sites have signed."""
         after = self.roster
