@@ -201,24 +201,23 @@ class Site:
             RefusedError: with a code that tells nothing about the data.
         """
         try:
-            message = message_of(content) if is_message(content) else SumQuery.from_bytes(content)
-            study = self._study_of(message)
+            message = message_of(content) if is_message(content) else None
+            query = _query_of(message, content)
+            study = self._study_of(message, query)
         except ProtocolError as error:
             raise RefusedError(Refusal.MALFORMED) from error
         try:
             self._require_permission(study)
             with self._lock:
-                return self._reply(study, message, content)
+                return self._reply(study, message, query, content)
         except RefusedError as refused:
             self._log(study, refused.refusal)
             raise
 
-    def _study_of(self, message: SumQuery | Message) -> str:
-        """Hash of the study that a message is about; of no study at all, if it is about a round that is not open."""
-        if isinstance(message, SumQuery):
-            return message.declaration.hash
-        if isinstance(message, RoundRequest):
-            return SumQuery.from_bytes(message.payload).declaration.hash
+    def _study_of(self, message: Message | None, query: SumQuery | None) -> str:
+        """Hash of the study that a message is about. Raises ProtocolError where it is about no open round."""
+        if query is not None:
+            return query.declaration.hash
         if isinstance(message, SetupRequest):
             return message.study.hex()
         transcript = getattr(message, "transcript", b"")
@@ -243,19 +242,19 @@ class Site:
                 self._note(error, str(error))
             raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
 
-    def _reply(self, study: str, message: SumQuery | Message, content: bytes) -> bytes:
+    def _reply(
+        self, study: str, message: Message | None, query: SumQuery | None, content: bytes
+    ) -> bytes:
         approved = self._approved.get(study)
         try:
             if approved is None or not self._ledger.is_open(study):
                 raise RefusedError(Refusal.NOT_APPROVED)
-            if isinstance(message, SumQuery):
-                return self._plain(approved, message, query_hash(content))
-            if approved.masked is None:
-                raise AggregationError(
-                    "upload", "expected a query of a study whose sums are not masked"
-                )
-            if isinstance(message, RoundRequest):
-                return self._masked(approved, approved.masked, message)
+            if query is not None:
+                if isinstance(message, RoundRequest):
+                    return self._masked(approved, message, query)
+                return self._plain(approved, query, query_hash(content))
+            if approved.masked is None or message is None:
+                raise AggregationError("setup", "expected a study whose sums are masked")
             if isinstance(message, SetupRequest):
                 return approved.masked.announce(message)
             return approved.masked.unmask(message)
@@ -286,11 +285,14 @@ class Site:
                 self._ledger.store(query.declaration.hash, query.index, content)
         return self._kept(query)
 
-    def _masked(self, study: _Approved, masked: MaskedSums, request: RoundRequest) -> bytes:
+    def _masked(self, study: _Approved, request: RoundRequest, query: SumQuery) -> bytes:
         """The answer, under masks that only the sum over the sites takes off."""
-        query = SumQuery.from_bytes(request.payload)
-        mechanism = self._mechanism(study, query)
-        if mechanism is None or query.index != request.round:
+        mechanism, masked = self._mechanism(study, query), study.masked
+        if masked is None or mechanism is None:
+            raise AggregationError(
+                "upload", "expected a query of a study whose sums are not masked"
+            )
+        if query.index != request.round:
             raise AggregationError("upload", "expected a round with the number of its query")
         name = masked.transcript(request, mechanism)
         if self._is_new(query, name):
@@ -409,6 +411,13 @@ class Site:
         except Exception as error:  # noqa: BLE001  whatever it was, it must not show
             self._note(error)
             return np.zeros(stage.dimension)
+
+
+def _query_of(message: Message | None, content: bytes) -> SumQuery | None:
+    """The query in a message, where there is one; without masks it is the message."""
+    if message is None:
+        return SumQuery.from_bytes(content)
+    return SumQuery.from_bytes(message.payload) if isinstance(message, RoundRequest) else None
 
 
 def units_of(records: Records, study: Study) -> Units:
