@@ -152,9 +152,10 @@ class SignedRoster:
             raise ProtocolError("Expected a roster that the federation's key has signed")
 
     def check_signed(self) -> None:
-        """Raise ProtocolError for a false signature, or none: what can be said without the version before."""
-        if not self.signatures:
-            raise ProtocolError("Expected a roster that somebody has signed")
+        """What can be said without the version before. Raise ProtocolError for a false signature.
+
+        A first version has to be signed by the federation's key.
+        """
         for key in self.signatures:
             self._is_signed(key)
         if self.roster.number == 1:
