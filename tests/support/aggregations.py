@@ -1,13 +1,16 @@
 """Federations for tests of secure aggregation, whose every message goes over the wire, and what a cheat could unmask."""
 
+import enum
 import functools
 import itertools
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
-from privacy.errors import ProtocolError
+from privacy.errors import AggregationError, ProtocolError
 from privacy.keystream import derive_key
 from privacy.secure_aggregation import keys, shamir
 from privacy.secure_aggregation.coordinator import CoordinatorRound, session_members
@@ -312,3 +315,37 @@ def require_hidden(view, *victims, round_=0):
     for victim in victims:
         found = view.inputs_with(victim, round_)
         assert found is None or found >= at.survivors - at.colluding
+
+
+def values_of(thing):
+    """Everything inside a state, by value: secrets, keys and arrays too, which do not compare as others do."""
+    match thing:
+        case np.ndarray():
+            return thing.dtype.str, thing.shape, thing.tobytes()
+        case dict():
+            return [(values_of(key), values_of(each)) for key, each in thing.items()]
+        case tuple() | list():
+            return [values_of(each) for each in thing]
+        case _:
+            return _value_of(thing)
+
+
+def _value_of(thing):
+    if hasattr(thing, "private_bytes_raw"):
+        return thing.private_bytes_raw()
+    if isinstance(thing, keys.Secret):
+        return thing.value
+    if isinstance(thing, enum.Enum) or not type(thing).__module__.startswith("privacy."):
+        return thing
+    return type(thing).__name__, values_of(vars(thing))
+
+
+@contextmanager
+def refused(*things, step, match, error=AggregationError):
+    """What is in here is refused at this step, and leaves things (sites, coordinators) as they were, by value."""
+    before = [values_of(getattr(each, "state", each)) for each in things]
+    with pytest.raises(error, match=match) as refusal:
+        yield
+    assert refusal.value.step == step
+    assert refusal.value.message.startswith(f"{step}: expected")
+    assert [values_of(getattr(each, "state", each)) for each in things] == before
