@@ -314,7 +314,9 @@ def require_hidden(view, *victims, round_=0):
     at = view.honest[0].federation.thresholds
     for victim in victims:
         found = view.inputs_with(victim, round_)
-        assert found is None or found >= at.survivors - at.colluding
+        assert found is None or found >= at.survivors - at.colluding, (
+            f"a sum with {found} honest inputs"
+        )
 
 
 def values_of(thing):
