@@ -465,6 +465,26 @@ def test_joining_changes_nothing_and_a_site_may_think_again():
     assert site.answer(PLAY.round.request.to_bytes()) == PLAY.uploaded.sent[0][1].to_bytes()
 
 
+def test_a_transcript_is_of_everything_that_sites_must_agree_on():
+    """One change at a time, each of them another transcript; thresholds have a test of their own among the attacks."""
+    at, request = PLAY.federation, PLAY.round.request
+    ring = {"bits": BITS, "dimension": DIMENSION}
+    found = [
+        transcript_of(at, request, **ring),
+        *(transcript_of(replace(at, **{name: bytes(32)}), request, **ring) for name in ("study", "roster")),
+        *(
+            transcript_of(at, replace(request, **changed), **ring)
+            for changed in (
+                {"round": 1}, {"payload": b""}, {"members": PLAY.members[1:]},
+                {"members": members_with(0, resigned(FIRST, epoch=bytes(16)))},
+            )
+        ),
+        *(transcript_of(at, request, **ring | changed) for changed in ({"bits": 64}, {"dimension": 4})),
+    ]  # fmt: skip
+    assert len(set(found)) == len(found) == 9
+    assert {len(each) for each in found} == {32}
+
+
 def test_no_state_shows_a_secret():
     for site in PLAY.in_phase().values():
         shown = repr(replace(site.state, last=None))
