@@ -242,7 +242,7 @@ def test_an_answer_that_no_honest_site_could_send_is_refused(vector, expected, m
 
 
 def test_refusals_have_fixed_codes_and_say_nothing_of_data():
-    """The codes are part of the protocol: the wire carries the number, and names of rules with the last one alone."""
+    """The codes are part of the protocol: the wire carries the number, and names of rules with NOT_PERMITTED alone."""
     codes = {
         1001: "MALFORMED",
         1002: "NOT_APPROVED",
@@ -250,6 +250,9 @@ def test_refusals_have_fixed_codes_and_say_nothing_of_data():
         1004: "OTHER_QUERY_ANSWERED",
         1005: "UNAVAILABLE",
         1006: "NOT_PERMITTED",
+        1007: "NO_SESSION",
+        1008: "OUT_OF_PROTOCOL",
+        1009: "LEDGER_BEHIND",
     }
     assert {int(each): each.name for each in Refusal} == codes
     assert len({each.explanation for each in Refusal}) == len(Refusal)
