@@ -56,7 +56,9 @@ def ledger() -> Kept:
     path = new_directory() / "ledger.sqlite"
     create_ledger(path, KEY, "hospital-a", clock=lambda: _TIME)
     opened = Ledger(path, KEY, clock=lambda: _TIME, durable=False)
-    data_sets = {"first": "records", "second": "records", "third": "free", "fourth": "visits"}
+    data_sets = {
+        "first": "records", "second": "records", "third": "free", "fourth": "visits", "fifth": "visits",
+    }  # fmt: skip
     for data_set, cap in (("records", _CAP), ("free", None), ("visits", _CAP)):
         register(
             opened, data_set=data_set, namespace=f"people of {data_set}",
@@ -64,12 +66,12 @@ def ledger() -> Kept:
             identities=[data_set.encode()], cap=cap,
         )  # fmt: skip
     hashes = {}
-    for (name, data_set), place in zip(data_sets.items(), (0, 5, 6, 4), strict=True):
+    for (name, data_set), place in zip(data_sets.items(), (0, 5, 6, 4, 1), strict=True):
         guarantee = Guarantee(declarations()[place])
         hashes[name] = guarantee.declaration.hash
         approval = Approved(
             study=hashes[name], name=name, data_set=data_set, trust=guarantee.study.privacy.trust,
-            sums=declared_sums(guarantee),
+            roster=guarantee.declaration.roster, sums=declared_sums(guarantee),
         )  # fmt: skip
         opened.approve(approval, [data_set.encode()])
     for index in range(3):
@@ -78,6 +80,10 @@ def ledger() -> Kept:
             opened.burn(hashes["first"], index)
         else:
             opened.store(hashes["first"], index, b"answer %d" % index)
+    for index, survivors in enumerate(((1, 2, 3), None)):
+        opened.charge(hashes["fifth"], index, "gradient", f"{index:064x}")
+        opened.store(hashes["fifth"], index, b"masked %d" % index)
+        opened.agree(hashes["fifth"], index, survivors)
     opened.refuse("ab" * 32, "NOT_APPROVED")
     opened.close_study(hashes["first"])
     opened.charge(hashes["third"], 7, "gradient", "cd" * 32)
@@ -277,7 +283,7 @@ def _forge_constants(draw: random.Random, entries: list[Any], _others: list[Any]
         for body in (each["body"] for each in plain if each["kind"] == "charged"):
             if body["study"] == approved["study"] and body["function"] == declared["function"]:
                 body["terms"] = declared["terms"]
-    except (ValueError, TypeError, LookupError):  # what earlier mutations left of it
+    except (ValueError, TypeError, LookupError, OverflowError):  # what earlier mutations left of it
         return entries
     return [parse(json.dumps(each).encode()) for each in plain]
 
