@@ -7,7 +7,9 @@
 | data-set | its namespace is there; it keeps the namespace and unit of its name | it may answer |
 | approved | it is new, its data set is there, its whole cost fits in the budget | it is open, and reserved |
 | charged | open; a new number; sums of the function are left; the approved terms | the query is pending |
-| answered, burnt | the query is pending | it has been answered; it never will be |
+| answered | the query is pending | it has been answered |
+| agreed | it has been answered, sums of the study are masked, nothing was agreed on | that sum alone may be unmasked |
+| burnt | the query is pending | it will never be answered |
 | closed | the study is open, nothing is pending | what it never asked costs nothing any more |
 | refused | always | |
 

@@ -10,6 +10,7 @@ from ledgers import (
     DATA_SET,
     NAMESPACE,
     approved,
+    approved_masked,
     cap_of,
     chained,
     hash_named,
@@ -26,6 +27,7 @@ from privacy.events import SumEvent
 from privacy.filters import LifetimeCap
 from study.canonical import canonical_json, parse_canonical
 from study.ledger_entries import (
+    Agreed,
     Answered,
     Burnt,
     Charged,
@@ -254,6 +256,46 @@ LIES = {
 @pytest.mark.parametrize(("number", "body", "match"), LIES.values(), ids=LIES)
 def test_a_lie_that_the_site_signed_itself_is_found_where_it_is_told(number, body, match):
     contradiction(with_body(number, body), f"^{match}")
+
+
+TWO_SHARES = terms_of(9.0, made_of=2)
+ALL, THREE = (Agreed(study=STUDY, index=0, survivors=each) for each in (None, (1, 2, 3)))
+MASKED = [
+    *opening(cap=CAP), approved_masked(count=5, z=9.0), charged(0, terms=TWO_SHARES), answered(0), THREE,
+    charged(1, terms=TWO_SHARES), answered(1), Agreed(study=STUDY, index=1, survivors=None), Closed(study=STUDY),
+]  # fmt: skip
+MASKED_LIES = {
+    "more shares than a masked study's own trust has": (
+        3, approved_masked(trust="server", count=5, sums=MASKED[3].sums), "Entry 3: .*one share of noise",
+    ),
+    "masks of nobody": (3, replace(MASKED[3], roster=None), "Entry 3: .*the roster of a study"),
+    "masks on thresholds that carry nothing": (
+        3, approved_masked(sums=(DeclaredSum(function="gradient", count=5, terms=replace(TWO_SHARES, threshold=1)),)),
+        "Entry 3: .*sound terms of gradient: Expected 2 tau",
+    ),
+    "a sum agreed on before the answer": (5, ALL, "Entry 5: .*query 0 to be answered"),
+    "a sum of two sites": (6, replace(THREE, survivors=(1, 2)), "Entry 6: .*at least 3 survivors of 3"),
+    "a second sum of one query": (7, ALL, "Entry 7: .*agreed on once"),
+    "the same sum again": (7, THREE, "Entry 7: .*agreed on once"),
+    "a sum of a query that nobody asked": (7, replace(ALL, index=4), "Entry 7: .*query 4 to be answered"),
+    "a sum of a closed study": (11, ALL, "Entry 11: .*found one that is closed"),
+}  # fmt: skip
+
+
+def test_a_ledger_of_masked_sums_stands_and_is_charged_with_two_shares():
+    state = verify_export(lines_of(MASKED), KEY.public).state
+    assert [each.agreed.survivors for each in state.account(STUDY).asked.values()] == [
+        (1, 2, 3),
+        None,
+    ]
+    for each in budget_summary(state, NAMESPACE)["orders"]:
+        assert each["spent"] == each["held"] == pytest.approx(each["order"] * 2 / (2 * 81))
+
+
+@pytest.mark.parametrize(("number", "body", "match"), MASKED_LIES.values(), ids=MASKED_LIES)
+def test_a_lie_about_a_masked_sum_is_found_where_it_is_told(number, body, match):
+    bodies = [*MASKED[:number], body, *MASKED[number + 1 :]]
+    contradiction(lines_of(bodies), f"^{match}")
 
 
 def test_one_sum_more_than_declared_is_found():

@@ -88,6 +88,15 @@ def charge_on_any_terms(self, body, entry, charge=study.ledger_state.LedgerState
     charge(self, dataclasses.replace(body, terms=declared.terms) if declared else body, entry)
 
 
+def agree_on_anything(self, body, _entry):
+    """Of what was answered, masked or not, any number of sums."""
+    self._open_account(body.study)
+
+
+def approve_without_a_roster(self, body, entry, approve=study.ledger_state.LedgerState._approve):
+    approve(self, dataclasses.replace(body, roster="0" * 64), entry)
+
+
 def apply_in_any_order(self, entry):
     study.ledger_state._RULES[type(entry.body)](self, entry.body, entry)
     self.entries, self.head, self.time = self.entries + 1, entry.hash, entry.time
@@ -156,6 +165,13 @@ PLANTED = {
     "budget is exceeded"),
     "noise that is not there": ("forged-export", [(study.ledger_entries.SumTerms, "check_noise", nothing)],
     "do not give the noise"),
+    "masks that hide nobody": ("forged-export", [(study.ledger_entries.SumTerms, "check_thresholds", nothing)],
+    "masks do not hide"),
+    "masks among nobody": ("forged-export", [(study.ledger_state._RULES, study.ledger_entries.Approved,
+    approve_without_a_roster)], "masked among nobody"),
+    "a second sum of one query": ("forged-export", [(study.ledger_state._RULES, study.ledger_entries.Agreed,
+    agree_on_anything)], "a sum is agreed on|too few survive"),
+    "receipts of anything": ("query", [(study.queries, "_receipts", dict)], "it is no query|receipts are lost|no attribute"),
     "sums of any type": ("kept-sum", [(server.checkpoint, "_kept_sum", kept_sum_of_any_type)],
     "it is no sum|other arrays|found (Type|Value)Error"),
     "parameters of any shape": ("site", [(client.answers, "check_parameters", nothing)], "not approved"),

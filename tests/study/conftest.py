@@ -9,7 +9,7 @@ NONCE = "0123456789abcdef" * 2
 
 
 def study_of(*, data=None, model=None, training=None, privacy=None, sites=None, **study):
-    """Two classes, three features, a logistic model, noise multiplier 3: whatever is given comes on top."""
+    """Two classes, three features, a logistic model, noise multiplier 3 at each site: what is given comes on top."""
     return Study(
         **({"name": "example"} | study),
         data=Data(
@@ -24,7 +24,7 @@ def study_of(*, data=None, model=None, training=None, privacy=None, sites=None, 
         ),
         model=Model(**{"kind": "logistic"} | (model or {})),
         training=Training(**{"rounds": 4} | (training or {})),
-        privacy=Privacy(**{"noise_multiplier": 3.0} | (privacy or {})),
+        privacy=Privacy(**{"trust": "local", "noise_multiplier": 3.0} | (privacy or {})),
         sites=Sites(**{"minimum": 3} | (sites or {})),
     )
 
@@ -38,10 +38,10 @@ def make_study():
 def declared():
     """A declaration of a study whose noise multiplier is given (or that has none)."""
 
-    def declare_it(study=None, *, sites=3, nonce=NONCE, **settings):
+    def declare_it(study=None, *, sites=3, nonce=NONCE, roster=None, **settings):
         study = study or study_of(**settings)
         return Declaration(
-            study=study, sites=sites, noise_multiplier=study.privacy.noise_multiplier, nonce=nonce
-        )
+            study=study, sites=sites, noise_multiplier=study.privacy.noise_multiplier, nonce=nonce, roster=roster,
+        )  # fmt: skip
 
     return declare_it

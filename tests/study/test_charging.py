@@ -12,6 +12,7 @@ from ledgers import DATA_SET, ledger_of
 
 from client.answers import Site
 from client.tables import Records
+from privacy.errors import PrivacyError
 from privacy.filters import LifetimeCap
 from privacy.keystream import derive_key
 from privacy.rounding import rounded_sensitivity
@@ -21,6 +22,7 @@ from study.guarantee import Guarantee
 from study.ledger_entries import DISTANCE
 from study.models import model_of
 from study.queries import NONCE_BYTES, SumAnswer, SumQuery
+from study.receipts import ReceiptedAnswer
 
 AVERAGING = {
     "algorithm": "dp-fedavg", "local_steps": 1, "local_learning_rate": 100.0, "learning_rate": 1.0, "optimizer": "sgd",
@@ -43,22 +45,41 @@ def terms(make_study, declared):
 # What is seen
 
 
-@pytest.mark.parametrize("trust", ["local", "server", "aggregate"])
-def test_what_is_charged_is_what_the_coordinator_sees_one_answer_with_one_share_of_noise(
-    terms, trust
-):
-    sums, guarantee = terms(
-        privacy={"trust": trust, "noise_multiplier": 30.0, "max_colluding": 1}, count=4
-    )
-    mechanism = guarantee.mechanism("gradient")
-    found = sums["gradient"].terms
+@pytest.mark.parametrize("trust", ["local", "server"])
+def test_where_the_coordinator_sees_one_share_of_noise_one_is_charged(terms, trust):
+    """With trust `local` each answer alone; with `server` sites add none, and all that others see has one."""
+    sums, guarantee = terms(privacy={"trust": trust, "noise_multiplier": 30.0}, count=4)
+    mechanism, found = guarantee.mechanism("gradient"), sums["gradient"].terms
     assert found.shares == 1
     assert found.noise_multiplier == mechanism.noise_multiplier_of(1)
-    if trust == "aggregate":
-        assert guarantee.tolerance.shares == 3
-        assert found.noise_multiplier < 0.6 * guarantee.declaration.noise_multiplier  # 1 / sqrt(3)
-    else:
-        assert found.noise_multiplier >= guarantee.declaration.noise_multiplier
+    assert found.noise_multiplier >= guarantee.declaration.noise_multiplier
+
+
+@pytest.mark.parametrize(
+    ("count", "colluding", "missing", "shares"), [(4, 1, 0, 3), (4, 1, 1, 2), (9, 2, 3, 4), (2, 1, 0, 1)]
+)  # fmt: skip
+def test_a_masked_sum_is_charged_with_the_k_shares_that_every_sum_holds(
+    terms, count, colluding, missing, shares
+):
+    """Of n sites D are missing and c tell the coordinator their noise: n - D - c shares it does not know."""
+    privacy = {
+        "trust": "aggregate",
+        "noise_multiplier": 30.0,
+        "max_colluding": colluding,
+        "max_dropouts": missing,
+    }
+    sums, guarantee = terms(privacy=privacy, sites={"minimum": count}, count=count)
+    mechanism, found = guarantee.mechanism("gradient"), sums["gradient"].terms
+    assert found.shares == guarantee.tolerance.shares == shares
+    noise = math.sqrt(shares * mechanism.deviation.sigma**2 - 4) / mechanism.sensitivity
+    assert found.noise_multiplier == pytest.approx(noise, rel=1e-12)
+    assert 30.0 * (1 - 1e-9) <= found.noise_multiplier < 30.0 * 1.02
+    assert (found.sites, found.colluding) == (count, colluding)
+    assert found.survivors == found.threshold == found.quorum == count - missing
+    found.check_noise()
+    found.check_thresholds()
+    with pytest.raises(PrivacyError, match="noise_multiplier"):
+        replace(found, shares=max(1, shares - 1), noise_multiplier=1.1 * noise).check_noise()
 
 
 def test_the_whole_study_is_declared_spares_and_moments_included(terms):
@@ -172,7 +193,8 @@ def test_one_record_more_moves_a_sites_change_of_the_model_further_than_c(terms)
     one = site_with(guarantee, [HEALTHY], [1]).answer(query_of(guarantee))
     two = site_with(guarantee, [HEALTHY, ILL], [1, 0]).answer(query_of(guarantee))
     none = site_with(guarantee, [], []).answer(query_of(guarantee))
-    vectors = [SumAnswer.from_bytes(each).vector.astype(np.float64) for each in (one, two, none)]
+    answers = [ReceiptedAnswer.from_bytes(each).answer for each in (one, two, none)]
+    vectors = [SumAnswer.from_bytes(each).vector.astype(np.float64) for each in answers]
     moved = np.linalg.norm(vectors[1] - vectors[0])
     assert 1.5 * mechanism.sensitivity < moved <= 2 * mechanism.sensitivity
     for each in vectors[:2]:  # the site as a whole stays within what the study promises

@@ -156,12 +156,13 @@ def test_every_setting_is_part_of_the_hash_and_survives_the_wire(make_study, nam
     "changed",
     [
         {"sites": 11},
+        {"roster": "0" * 64},
         {"nonce": "f" * 31 + "e"},
         {"noise_multiplier": 3.5, "epsilon": True},
         {"noise_multiplier": 3.0000000000000004, "epsilon": True},
     ],
 )
-def test_sites_nonce_and_noise_are_part_of_the_hash(make_study, changed):
+def test_sites_nonce_roster_and_noise_are_part_of_the_hash(make_study, changed):
     privacy = {"noise_multiplier": None, "epsilon": 5.0} if changed.pop("epsilon", 0) else {}
     study = make_study(privacy=privacy)
     assert declaration_of(study).hash != declaration_of(study, **changed).hash
@@ -198,12 +199,37 @@ def test_any_noise_and_nonce_survive_the_wire(make_study, z, sites, nonce):
     assert Declaration.from_bytes(one.content) == one
 
 
+@pytest.mark.parametrize("roster", [None, "0" * 64, "0123456789abcdef" * 4])
+def test_any_roster_or_none_survives_the_wire(make_study, roster):
+    one = declaration_of(make_study(), roster=roster)
+    assert Declaration.from_bytes(one.content) == one
+    assert Declaration.from_bytes(one.content).roster == roster
+
+
+@pytest.mark.parametrize("wrong", ["", "0" * 63, "0" * 65, "A" * 64, "g" * 64, "0" * 64 + "\n"])
+def test_a_roster_is_named_by_64_hexadecimal_digits(make_study, wrong):
+    with pytest.raises(StudyError, match="the hash of a roster"):
+        declaration_of(make_study(), roster=wrong)
+    values = declaration_of(make_study()).to_values() | {"roster": wrong}
+    with pytest.raises(ProtocolError, match="the hash of a roster"):
+        Declaration.from_bytes(canonical_json(values))
+
+
+@pytest.mark.parametrize("wrong", [5, True, 0.5, [], {}, ["0" * 64]])
+def test_a_roster_of_another_type_is_refused(make_study, wrong):
+    values = declaration_of(make_study()).to_values() | {"roster": wrong}
+    with pytest.raises(ProtocolError, match="Expected the hash of a roster, or none"):
+        Declaration.from_bytes(canonical_json(values))
+
+
 def test_a_whole_number_and_the_equal_float_are_one_study(make_study):
     whole = make_study(privacy={"noise_multiplier": 3})
     assert declaration_of(whole).hash == declaration_of(make_study()).hash
 
 
-@pytest.mark.parametrize("path", ["protocol", "study", "sites", "nonce", "noise_multiplier"])
+@pytest.mark.parametrize(
+    "path", ["protocol", "study", "sites", "nonce", "roster", "noise_multiplier"]
+)
 def test_a_declaration_without_one_of_its_keys_is_refused(make_study, path):
     values = declaration_of(make_study()).to_values()
     del values[path]

@@ -96,6 +96,7 @@ def test_every_template_survives_being_written_and_read(name):
 )
 def test_a_written_study_is_the_same_study_when_it_is_read(names, purpose, draw):
     label, unit, *features = names
+    trust = draw.draw(st.sampled_from(["aggregate", "local"]))
     study = Study(
         name="example",
         purpose=purpose,
@@ -118,8 +119,12 @@ def test_a_written_study_is_the_same_study_when_it_is_read(names, purpose, draw)
             learning_rate=draw.draw(st.just("auto") | st.floats(1e-300, 1e300)),
             signal=draw.draw(st.booleans()),
         ),
-        privacy=Privacy(epsilon=draw.draw(st.integers(1, 9) | st.floats(1e-9, 1000)), delta=1e-10),
-        sites=Sites(minimum=draw.draw(st.integers(1, 128))),
+        privacy=Privacy(
+            trust=trust,
+            epsilon=draw.draw(st.integers(1, 9) | st.floats(1e-9, 1000)),
+            delta=1e-10,
+        ),
+        sites=Sites(minimum=draw.draw(st.integers(1 if trust == "local" else 2, 128))),
     )
     read = parse_study(to_toml(study))
     assert read == study

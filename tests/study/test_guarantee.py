@@ -48,9 +48,9 @@ def pld_epsilon(parts, delta):
     return float(accountant.get_epsilon(delta))
 
 
-def noise_of_one_share(mechanism):
-    """The noise multiplier of one share: sqrt(sigma^2 - 4) over what one unit moves."""
-    return math.sqrt(mechanism.deviation.sigma**2 - 4) / mechanism.sensitivity
+def noise_of(mechanism, shares):
+    """The noise multiplier of so many shares: sqrt(k sigma^2 - 4) over what one unit moves."""
+    return math.sqrt(shares * mechanism.deviation.sigma**2 - 4) / mechanism.sensitivity
 
 
 def mu_with(guarantee, multiplier):
@@ -238,41 +238,41 @@ def test_a_site_as_the_unit_has_capacity_one(declared):
 
 
 class TestAgainstTheServer:
-    """While sums are not masked the server sees each site's own answer, with one share of noise in it."""
+    """With trust `aggregate` it sees sums alone, with k honest shares; with `local` each answer, with all the noise."""
 
     @pytest.mark.parametrize("training", [{}, AVERAGING, {"sampling_rate": 0.2}])
-    def test_with_local_trust_it_is_as_much_as_against_everybody(self, declared, training):
-        guarantee = Guarantee(declared(data=STANDARD, training=training))
-        assert guarantee.epsilon_against_server == pytest.approx(guarantee.epsilon, rel=1e-6)
+    @pytest.mark.parametrize("trust", ["local", "aggregate"])
+    def test_it_is_as_much_as_against_everybody(self, declared, training, trust):
+        guarantee = Guarantee(declared(data=STANDARD, training=training, privacy={"trust": trust}))
+        assert guarantee.epsilon_against_server == guarantee.epsilon is not None
 
     @pytest.mark.parametrize(("sites", "missing"), [(3, 0), (5, 1), (10, 2)])
     @pytest.mark.parametrize("data", [{}, STANDARD])
-    def test_with_aggregate_trust_it_is_that_of_one_share(
+    def test_with_aggregate_trust_it_is_that_of_k_shares(
         self, make_study, declared, sites, missing, data
     ):
+        """The survivors' less the colluding one's: what one share buys would be a good deal more."""
         privacy = {"trust": "aggregate", "max_dropouts": missing, "noise_multiplier": 8.0}
         study = make_study(data=data, privacy=privacy, sites={"minimum": sites})
         guarantee = Guarantee(declared(study, sites=sites))
-        mu = mu_with(
-            guarantee, lambda stage: noise_of_one_share(guarantee.mechanism(stage.function))
-        )
-        delta = 1e-5 * (1 - 0.0011)
-        assert guarantee.epsilon_against_server == pytest.approx(
-            gaussian_epsilon(mu, delta), rel=1e-6
-        )
-        assert guarantee.epsilon_against_server > 1.2 * guarantee.epsilon
-        assert mu == pytest.approx(guarantee.mu * math.sqrt(guarantee.tolerance.shares), rel=0.02)
+        honest, delta = sites - missing - 1, 1e-5 * (1 - 0.0011)
+
+        def epsilon_with(shares):
+            noise = lambda stage: noise_of(guarantee.mechanism(stage.function), shares)  # noqa: E731
+            return gaussian_epsilon(mu_with(guarantee, noise), delta)
+
+        assert guarantee.epsilon_against_server == pytest.approx(epsilon_with(honest), rel=1e-6)
+        assert epsilon_with(1) > 1.2 * guarantee.epsilon_against_server
 
     def test_with_sampling_the_accountant_says_the_same_asked_directly(self, declared):
         privacy = {"trust": "aggregate", "noise_multiplier": 2.0}
         guarantee = Guarantee(
             declared(privacy=privacy, training={"rounds": 20, "sampling_rate": 0.2})
         )
-        z = noise_of_one_share(guarantee.mechanism("gradient"))
+        z = noise_of(guarantee.mechanism("gradient"), 2)
         expected = pld_epsilon([(z, 0.2, 20)], 1e-5 * (1 - 0.0011))
         # each has an error of discretisation of its own, upwards
         assert expected * (1 - 2e-5) <= guarantee.epsilon_against_server <= expected * (1 + 2e-4)
-        assert guarantee.epsilon_against_server > guarantee.epsilon
 
     def test_there_is_no_bound_where_answers_carry_no_noise(self, declared):
         assert Guarantee(declared(privacy={"trust": "server"})).epsilon_against_server is None
@@ -600,7 +600,9 @@ def test_the_card_says_what_is_guaranteed(declared, trust, training, data):
     values = guarantee.to_values()
     assert values["epsilon"] == guarantee.epsilon
     assert values["epsilon_against_server"] == guarantee.epsilon_against_server
-    assert (values["trust"], values["masked"]) == (trust, False)
+    assert (values["trust"], values["masked"]) == (trust, trust in ("aggregate", "server"))
+    assert guarantee.masked is values["masked"]
+    assert values["epsilon_of_a_record"] == guarantee.epsilon_of_a_record
     assert [each["count"] for each in values["queries"]] == [
         each.count for each in guarantee.stages
     ]

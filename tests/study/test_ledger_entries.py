@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import approved, cap_of, hash_named, key_of, terms_of
+from ledgers import approved, approved_masked, cap_of, hash_named, key_of, terms_of
 
 from privacy.errors import PrivacyError, ProtocolError
 from privacy.private_sum import SumMechanism
@@ -18,6 +18,7 @@ from study.guarantee import Guarantee
 from study.ledger_entries import (
     BODIES,
     FIRST,
+    Agreed,
     Answered,
     Approved,
     Burnt,
@@ -44,9 +45,12 @@ SAMPLES = [
     DataSet(data_set="records", namespace="patients", unit=None),
     approved(),
     approved(sums=(UNPROTECTED, DeclaredSum(function="moments", count=1, terms=terms_of()))),
+    approved_masked(),
     Charged(study=STUDY, index=0, function="gradient", query=QUERY, terms=terms_of()),
     Charged(study=STUDY, index=2**31 - 1, function="gradient", query=QUERY, terms=None),
     Answered(study=STUDY, index=7, answer=hash_named("answer")),
+    Agreed(study=STUDY, index=7, survivors=None),
+    Agreed(study=STUDY, index=7, survivors=(1, 3, 1000)),
     Burnt(study=STUDY, index=7),
     Closed(study=STUDY),
     Refused(study=STUDY, reason="NOT_APPROVED"),
@@ -130,19 +134,22 @@ WRONG = {
     "cap": [True, 5, "", [], {}, {"epsilon": 1, "delta": 0.1}],
     "sums": [None, True, 5, "", {}, [], [None], [{}], "gradient"],
     "terms": [True, 5, "", [], {}],
+    "survivors": [True, 5, "", "12", {}, [], [0], [1001], [2, 1], [1, 1], [1, None], [True], [1.5], ["1"], [[1]]],
 }  # fmt: skip
 FIELDS = {
     "opened": {"site": "name", "key": "hash"},
     "namespace": {"namespace": "name", "cap": "cap"},
     "data-set": {"data_set": "name", "namespace": "name", "unit": "name"},
-    "approved": {"study": "hash", "name": "name", "data_set": "name", "trust": "name", "sums": "sums"},
+    "approved": {"study": "hash", "name": "name", "data_set": "name", "trust": "name", "roster": "hash",
+                 "sums": "sums"},
     "charged": {"study": "hash", "index": "index", "function": "name", "query": "hash", "terms": "terms"},
     "answered": {"study": "hash", "index": "index", "answer": "hash"},
+    "agreed": {"study": "hash", "index": "index", "survivors": "survivors"},
     "burnt": {"study": "hash", "index": "index"},
     "closed": {"study": "hash"},
     "refused": {"study": "hash", "reason": "name"},
 }  # fmt: skip
-MAY_BE_NONE = {("data-set", "unit")}
+MAY_BE_NONE = {("data-set", "unit"), ("approved", "roster")}
 
 
 def test_every_field_of_every_body_is_malformed_below():
@@ -268,7 +275,27 @@ def test_a_study_names_each_function_once_and_at_least_one():
 
 
 def approved_with(sums):
-    return Approved(study=STUDY, name="x", data_set="x", trust="local", sums=sums)
+    return Approved(study=STUDY, name="x", data_set="x", trust="local", roster=None, sums=sums)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(), (0,), (0, 1), (-1, 1), (2, 1), (1, 1), (1, 2, 2), (1, 1001), (1, 2**31)]
+)
+def test_survivors_are_numbers_of_a_roster_ascending_and_each_once(wrong):
+    with pytest.raises(ProtocolError, match="survivors in ascending order, each once, from 1"):
+        Agreed(study=STUDY, index=0, survivors=wrong)
+
+
+@pytest.mark.parametrize("wrong", [(True,), (1, 2.0), (1, "2"), [1, 2], "12", 5])
+def test_survivors_are_a_tuple_of_whole_numbers(wrong):
+    with pytest.raises(ProtocolError, match="type of survivors"):
+        Agreed(study=STUDY, index=0, survivors=wrong)
+
+
+@given(st.sets(st.integers(1, 1000), min_size=1))
+def test_any_survivors_survive(survivors):
+    body = Agreed(study=STUDY, index=0, survivors=tuple(sorted(survivors)))
+    assert Entry.from_bytes(entry_of(body).to_bytes()).body == body
 
 
 def test_an_entry_says_one_of_the_known_things():
@@ -298,7 +325,8 @@ def test_the_first_entry_holds_zeros_in_the_place_of_a_hash():
         ({"sites_per_unit": 0}, "sites_per_unit"), ({"sites_per_unit": 4}, "sites_per_unit"),
         ({"shares": 0}, "shares"), ({"shares": 3}, "shares"), ({"shares": 4}, "shares"),
         ({"survivors": 0}, "survivors"), ({"survivors": 4}, "survivors"), ({"survivors": 2}, "survivors"),
-        ({"threshold": 0}, "threshold"), ({"threshold": 4}, "threshold"), ({"colluding": -1}, "colluding"),
+        ({"threshold": 0}, "threshold"), ({"threshold": 4}, "threshold"), ({"quorum": 0}, "quorum"),
+        ({"quorum": 4}, "quorum"), ({"colluding": -1}, "colluding"),
         ({"noise_multiplier": 0.0}, "noise multiplier"), ({"noise_multiplier": 1e-200}, "noise multiplier"),
         ({"noise_multiplier": 1e300}, "noise multiplier"), ({"noise_multiplier": -4.0}, "noise multiplier"),
     ],
@@ -364,6 +392,30 @@ def test_sound_terms_yield_the_noise_that_they_charge():
 def test_terms_that_do_not_yield_the_noise_that_they_charge_are_found(changed, expected):
     with pytest.raises(PrivacyError, match=expected):
         terms_of(**changed).check_noise()
+
+
+def test_sound_thresholds_bear_out_the_shares_that_are_charged():
+    for constants in (
+        {}, {"shares": 2},
+        {"sites": 9, "colluding": 2, "survivors": 6, "threshold": 6, "quorum": 6, "shares": 4},
+        {"sites": 9, "colluding": 2, "survivors": 7, "threshold": 5, "quorum": 7, "shares": 5},
+    ):  # fmt: skip
+        terms_of(**constants).check_thresholds()
+
+
+@pytest.mark.parametrize(
+    "constants",
+    [
+        {"colluding": 0}, {"quorum": 2}, {"threshold": 1}, {"sites": 4, "survivors": 3, "threshold": 2},
+        {"sites": 4, "survivors": 3, "threshold": 3, "quorum": 2}, {"colluding": 3},
+        {"sites": 6, "colluding": 2, "survivors": 4, "threshold": 4, "quorum": 4},  # n = c + 2 D
+        {"sites": 1001, "survivors": 1001, "threshold": 1001, "quorum": 1001},
+    ],
+)  # fmt: skip
+def test_thresholds_that_bear_out_nothing_are_found(constants):
+    """2 tau > n + c, t + m > n + c, tau + t > n + c, c >= 1, and no more sites than are ever masked."""
+    with pytest.raises(PrivacyError, match="Expected (2 tau|t, tau)"):
+        terms_of(**constants).check_thresholds()
 
 
 def test_two_vectors_of_norm_c_are_twice_as_far_apart_as_one_is_from_none():

@@ -12,6 +12,7 @@ from ledgers import (
     DATA_SET,
     NAMESPACE,
     approved,
+    approved_masked,
     cap_of,
     chained,
     hash_named,
@@ -24,6 +25,7 @@ from privacy.errors import BudgetError, LedgerError
 from privacy.filters import Cost
 from study.ledger_entries import (
     BODIES,
+    Agreed,
     Answered,
     Burnt,
     Charged,
@@ -49,6 +51,10 @@ def charged(index=0, *, study="study", function="gradient", terms=None, query="q
 
 def answered(index=0, *, study="study", answer="answer"):
     return Answered(study=hash_named(study), index=index, answer=hash_named(answer))
+
+
+def agreed(index=0, survivors=None, *, study="study"):
+    return Agreed(study=hash_named(study), index=index, survivors=survivors)
 
 
 def burnt(index=0, *, study="study"):
@@ -140,16 +146,55 @@ def test_a_namespace_is_of_records_or_of_units_that_columns_name_and_never_of_bo
 def test_terms_mean_what_this_version_has_for_units_of_this_data_set(changed):
     """No answer is of test units or seen with more than one share, and none protects less than the budget's units."""
     cheaper = DeclaredSum(function="gradient", count=1, terms=terms_of(**changed))
-    refused(
-        state_of(cap=cap_of()), approved(sums=(cheaper,)), "for one share of noise, training units"
-    )
+    refused(state_of(cap=cap_of()), approved(sums=(cheaper,)), "for training units, and record")
 
 
-def test_terms_are_for_one_share_of_noise_while_nothing_is_masked():
+@pytest.mark.parametrize("trust", ["local", "server", "unsafe", "Aggregate"])
+def test_terms_are_for_one_share_of_noise_where_no_more_is_in_what_is_seen(trust):
+    """A site's own answer has one; with trust `server` sites add none, and the coordinator's is one."""
     many = DeclaredSum(
-        function="gradient", count=1, terms=terms_of(sites=9, survivors=9, threshold=9, shares=5)
+        function="gradient", count=1,
+        terms=terms_of(sites=9, survivors=9, threshold=9, quorum=9, shares=5),
+    )  # fmt: skip
+    study = approved_masked(trust=trust, sums=(many,))
+    for cap in (None, cap_of()):
+        refused(state_of(cap=cap), study, "for one share of noise")
+        few = DeclaredSum(function="gradient", count=1, terms=terms_of())
+        assert say(state_of(cap=cap), replace(study, sums=(few,))).studies
+
+
+def test_a_masked_study_is_charged_with_every_share_that_is_sure_to_be_in_a_sum_and_no_more():
+    """Two of three sites are honest: two shares buy more than one does, and three are refused before."""
+    state = state_of(approved_masked(), cap=cap_of())
+    assert state.account(STUDY).approval.sums[0].terms.shares == 2
+    louder = DeclaredSum(function="gradient", count=1, terms=terms_of(made_of=2, shares=1))
+    refused(
+        state_of(cap=cap_of()), approved_masked(sums=(louder,)), "sound terms of gradient.*noise"
     )
-    refused(state_of(cap=cap_of()), approved(sums=(many,)), "for one share of noise")
+
+
+@pytest.mark.parametrize("trust", ["aggregate", "server"])
+@pytest.mark.parametrize("changed", [{"quorum": 2}, {"threshold": 1}, {"colluding": 0}])
+def test_a_masked_study_is_approved_only_with_thresholds_that_carry_it(trust, changed):
+    weak = DeclaredSum(function="gradient", count=1, terms=terms_of(**changed))
+    for cap in (None, cap_of()):
+        refused(
+            state_of(cap=cap), approved_masked(trust=trust, sums=(weak,)), "sound terms of gradient"
+        )
+    say(state_of(cap=cap_of()), approved(sums=(weak,)))  # what nobody masks needs none
+
+
+@pytest.mark.parametrize("trust", ["aggregate", "server"])
+def test_a_masked_study_names_its_roster(trust):
+    bare = DeclaredSum(function="gradient", count=1, terms=None)
+    for cap, study in (
+        (cap_of(), approved_masked(trust=trust)), (None, approved_masked(trust=trust)),
+        (None, approved_masked(trust=trust, sums=(bare,))),
+    ):  # fmt: skip
+        refused(state_of(cap=cap), replace(study, roster=None), "the roster of a study whose sums")
+        say(state_of(cap=cap), study)
+    for roster in (None, hash_named("roster")):
+        say(state_of(cap=cap_of()), replace(approved(), roster=roster))
 
 
 def test_a_study_is_approved_once_for_a_data_set_that_is_there():
@@ -212,6 +257,67 @@ def test_only_what_is_pending_can_be_answered_or_burnt_and_once():
         refused(state, settle(0), "found one that is closed")
 
 
+@pytest.mark.parametrize("trust", ["aggregate", "server"])
+@pytest.mark.parametrize("survivors", [None, (1, 2, 3)])
+def test_a_sum_is_agreed_on_once_for_a_query_that_was_answered(trust, survivors):
+    state = state_of(approved_masked(trust=trust, count=4), cap=cap_of())
+    terms = state.account(STUDY).approval.sums[0].terms
+    refused(state, agreed(study="unknown"), "a study that was approved")
+    refused(state, agreed(0, survivors), "query 0 to be answered, and its answer masked")
+    say(state, charged(0, terms=terms), charged(1, terms=terms))
+    refused(state, agreed(0, survivors), "query 0 to be answered")
+    say(state, burnt(1), answered(0))
+    refused(state, agreed(1, survivors), "query 1 to be answered")
+    say(state, agreed(0, survivors))
+    assert state.account(STUDY).asked[0].agreed == agreed(0, survivors)
+    assert state.account(STUDY).asked[0].status == "answered"
+    for other in (None, (1, 2, 3)):
+        refused(state, agreed(0, other), "query 0 to be agreed on once")
+    refused(state, answered(0), "pending, found one that is answered")
+    refused(state, burnt(0), "pending, found one that is answered")
+    say(state, charged(2, terms=terms), answered(2), closed())
+    refused(state, agreed(2, survivors), "an open study, found one that is closed")
+
+
+def test_nothing_is_agreed_on_where_nothing_is_masked():
+    state = state_of(replace(approved(), roster=hash_named("roster")), charged(), answered())
+    for survivors in (None, (1, 2, 3)):
+        refused(state, agreed(0, survivors), "answered, and its answer masked")
+
+
+@pytest.mark.parametrize(
+    "survivors", [(1,), (1, 2, 3), (1, 2, 3, 4, 6), (2, 3, 4, 5, 6, 7, 10), tuple(range(1, 11))]
+)
+def test_survivors_are_m_sites_of_the_roster_at_least(survivors):
+    wide = terms_of(sites=9, survivors=7, threshold=7, quorum=7)
+    study = approved_masked(
+        trust="server", sums=(DeclaredSum(function="gradient", count=1, terms=wide),)
+    )
+    state = state_of(study, charged(terms=wide), answered(), cap=cap_of())
+    refused(state, agreed(0, survivors), "at least 7 survivors of 9 sites")
+    for enough in ((1, 2, 3, 4, 5, 6, 7), (2, 4, 5, 6, 7, 8, 9), tuple(range(1, 10)), None):
+        say(copy.deepcopy(state), agreed(0, enough))
+
+
+def test_a_masked_study_without_privacy_agrees_too():
+    """It has no terms, so no bounds of its survivors either; the sums that it asks protect nobody."""
+    bare = DeclaredSum(function="gradient", count=1, terms=None)
+    bodies = (approved_masked(sums=(bare,)), charged(), answered())
+    state = say(LedgerState(), *opening(), bodies[0], replace(bodies[1], terms=None), bodies[2])
+    say(state, agreed(0, (5,)))
+    assert state.account(STUDY).asked[0].agreed == agreed(0, (5,))
+
+
+def test_what_was_agreed_on_costs_nothing():
+    """The charge has paid for the sum, whichever it is."""
+    body = approved_masked(count=2)
+    terms = body.sums[0].terms
+    state = state_of(body, charged(terms=terms), answered(), cap=cap_of())
+    before = state.budget(NAMESPACE)
+    assert say(state, agreed()).budget(NAMESPACE) == before
+    assert say(state, closed()).budget(NAMESPACE).held == cap_of().cost([terms.sums(1)])
+
+
 def test_a_study_is_closed_once_when_nothing_is_pending():
     state = state_of(approved(count=2), charged(0), charged(1), answered(0))
     refused(state, closed("unknown"), "a study that was approved")
@@ -244,10 +350,12 @@ def test_an_entry_follows_the_one_before(changed):
 
 
 def test_every_kind_of_entry_has_been_applied_here():
-    state = state_of(approved(count=3), charged(0), charged(1), answered(0), burnt(1), closed())
-    say(state, Refused(study=STUDY, reason="x"))
-    assert state.entries == 3 + 7
-    assert len(BODIES) == 9
+    study = approved_masked(count=3)
+    terms = study.sums[0].terms
+    state = state_of(study, charged(0, terms=terms), charged(1, terms=terms), answered(0))
+    say(state, agreed(0), burnt(1), closed(), Refused(study=STUDY, reason="x"))
+    assert state.entries == 3 + 8
+    assert len(BODIES) == 10
 
 
 def test_what_became_of_a_query_is_kept_with_the_entry_that_charged_it():
@@ -468,14 +576,17 @@ class Sequences(RuleBasedStateMachine):
         count=st.integers(1, 4),
         z=st.sampled_from(NOISE),
         data_set=st.sampled_from([*HOME, "nowhere"]),
+        masked=st.booleans(),
     )
-    def approve(self, name, count, z, data_set):
+    def approve(self, name, count, z, data_set, masked):
         namespace = HOME.get(data_set)
         fits = namespace and self.held(namespace) + count / z**2 <= self.largest[namespace]
         allowed = bool(name not in self.studies and fits)
-        self.tell(approved(name, count=count, z=z, data_set=data_set), allowed=allowed)
+        make = approved_masked if masked else approved
+        self.tell(make(name, count=count, z=z, data_set=data_set), allowed=allowed)
         if allowed:
             new = {"namespace": namespace, "count": count, "z": z, "asked": {}, "closed": False}
+            new |= {"masked": masked, "agreed": {}}
             self.studies[name] = new
 
     @rule(
@@ -486,12 +597,13 @@ class Sequences(RuleBasedStateMachine):
     )
     def charge(self, name, index, right, function):
         study = self.studies.get(name)
-        z = study["z"] if study and right else 50.0
+        z, made_of = study["z"] if study and right else 50.0, 2 if study and study["masked"] else 1
         allowed = bool(
             study and right and function == "gradient" and not study["closed"]
             and index not in study["asked"] and len(study["asked"]) < study["count"]
         )  # fmt: skip
-        self.tell(charged(index, study=name, function=function, terms=terms_of(z)), allowed=allowed)
+        terms = terms_of(z, made_of=made_of)
+        self.tell(charged(index, study=name, function=function, terms=terms), allowed=allowed)
         if allowed:
             study["asked"][index] = "pending"
 
@@ -502,6 +614,21 @@ class Sequences(RuleBasedStateMachine):
         self.tell((answered if answer else burnt)(index, study=name), allowed=allowed)
         if allowed:
             study["asked"][index] = "answered" if answer else "burnt"
+
+    @rule(
+        name=NAMES,
+        index=INDICES,
+        survivors=st.sampled_from([None, (1, 2, 3), (1, 2), (1, 2, 4)]),
+    )
+    def agree(self, name, index, survivors):
+        study = self.studies.get(name)
+        allowed = bool(
+            study and study["masked"] and not study["closed"] and study["asked"].get(index) == "answered"
+            and index not in study["agreed"] and survivors in (None, (1, 2, 3))
+        )  # fmt: skip
+        self.tell(agreed(index, survivors, study=name), allowed=allowed)
+        if allowed:
+            study["agreed"][index] = survivors
 
     @rule(name=NAMES)
     def close(self, name):
@@ -534,6 +661,8 @@ class Sequences(RuleBasedStateMachine):
         for name, study in self.studies.items():
             account = self.state.account(hash_named(name))
             assert {index: each.status for index, each in account.asked.items()} == study["asked"]
+            agreed_on = {index: each.agreed for index, each in account.asked.items() if each.agreed}
+            assert {index: each.survivors for index, each in agreed_on.items()} == study["agreed"]
             assert account.closed is study["closed"]
             assert account.charged["gradient"] == len(study["asked"])
             for each in account.asked.values():

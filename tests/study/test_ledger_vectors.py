@@ -33,7 +33,7 @@ def test_the_command_that_is_written_there_is_the_one_that_made_them():
 def test_the_export_verifies_with_its_receipts():
     verdict = verify_export(LINES, PUBLIC, RECEIPTS)
     assert verdict.state.head == VECTORS["head"]
-    assert (verdict.state.entries, verdict.receipts) == (len(LINES), len(RECEIPTS)) == (14, 2)
+    assert (verdict.state.entries, verdict.receipts) == (len(LINES), len(RECEIPTS)) == (20, 4)
     assert 0 < verdict.state.budget("people").epsilon_spent < 3
 
 

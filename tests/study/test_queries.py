@@ -5,13 +5,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from ledgers import key_of
 
 from privacy.errors import ProtocolError
 from study.codec import decode, encode
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
+from study.receipts import Receipt, SignedReceipt
 
 NONCE = bytes(range(NONCE_BYTES))
 HASH = query_hash(b"a query")
+
+
+def receipt_of(site):
+    """Of the site with this number, whatever it says."""
+    names = ("study", "transcript", "head", "answer")
+    hashes = {name: query_hash(f"{name} {site}".encode()) for name in names}
+    receipt = Receipt(index=site % 7, sequence=100 + site, **hashes)
+    return SignedReceipt.sign(receipt, key_of(f"site {site}"))
+
+
+RECEIPTS = {site: receipt_of(site) for site in (1, 2, 10, 1000, 99_999)}
 DTYPES = st.sampled_from([np.float32, np.float64, np.int32, np.int64])
 
 
@@ -41,20 +54,26 @@ def head_changed(content, **changed):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.integers(0, 2**31 - 1),
-    st.sampled_from(["gradient", "moments", "delta", "anything"]),
+    st.tuples(
+        st.integers(0, 2**31 - 1), st.sampled_from(["gradient", "moments", "delta", "anything"])
+    ),
     st.dictionaries(
         st.sampled_from(["weight", "bias", "layer1.weight"]),
         DTYPES.flatmap(lambda each: hnp.arrays(each, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0))),
     ),
     st.binary(min_size=NONCE_BYTES, max_size=NONCE_BYTES),
+    st.sets(st.sampled_from(list(RECEIPTS))),
 )  # fmt: skip
-def test_a_query_is_read_as_it_was_written(query, index, function, parameters, nonce):
-    one = query(index=index, function=function, parameters=parameters, nonce=nonce)
+def test_a_query_is_read_as_it_was_written(query, asked, parameters, nonce, sites):
+    index, function = asked
+    receipts = {site: RECEIPTS[site] for site in sites}
+    one = query(
+        index=index, function=function, parameters=parameters, nonce=nonce, receipts=receipts
+    )
     found = SumQuery.from_bytes(one.to_bytes())
     assert found.to_bytes() == one.to_bytes()
     assert (found.declaration, found.index) == (one.declaration, index)
-    assert (found.function, found.nonce) == (function, nonce)
+    assert (found.function, found.nonce, found.receipts) == (function, nonce, receipts)
     assert found.parameters.keys() == parameters.keys()
     for name, value in parameters.items():
         assert found.parameters[name].dtype == value.dtype
@@ -97,6 +116,10 @@ def test_every_part_of_a_query_is_part_of_its_hash(query, declared):
         query(function="moments"),
         query(nonce=NONCE[::-1]),
         query(declaration=declared(nonce="0" * 32)),
+        query(receipts={1: RECEIPTS[1]}),
+        query(receipts={2: RECEIPTS[1]}),
+        query(receipts={1: RECEIPTS[2]}),
+        query(receipts={1: RECEIPTS[1], 2: RECEIPTS[2]}),
         query(parameters={"weight": np.array([1.0, 0.0, np.nan]), "bias": np.array(2.5)}),
         query(parameters={"weight": np.array([1.0, -0.0, np.nan]), "bias": np.array([2.5])}),
     ]
@@ -176,6 +199,38 @@ def test_a_query_with_a_head_of_another_form_is_refused(query, changed):
         SumQuery.from_bytes(head_changed(query().to_bytes(), **changed))
 
 
+RECEIPT = receipt_of(1).to_values()
+INNER = RECEIPT["receipt"]
+
+
+@pytest.mark.parametrize(
+    "receipts",
+    [
+        None, [], "x", 5, [RECEIPT], "gone", {"0": RECEIPT}, {"-1": RECEIPT}, {"01": RECEIPT}, {"1.0": RECEIPT},
+        {"": RECEIPT}, {"100000": RECEIPT}, {"1 ": RECEIPT}, {"1\n": RECEIPT}, {"\uff11": RECEIPT}, {"site 1": RECEIPT},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_receipts_are_by_number_of_a_site(query, receipts):
+    with pytest.raises(ProtocolError, match="receipts( by number of a site)?"):
+        SumQuery.from_bytes(head_changed(query().to_bytes(), receipts=receipts))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, {}, [], "x", INNER, {"receipt": INNER}, RECEIPT | {"more": 1}, RECEIPT | {"receipt": None},
+        RECEIPT | {"signature": "0" * 127}, RECEIPT | {"signature": None}, RECEIPT | {"receipt": INNER | {"index": -1}},
+        RECEIPT | {"receipt": INNER | {"sequence": True}}, RECEIPT | {"receipt": INNER | {"version": 2}},
+        RECEIPT | {"receipt": INNER | {"head": "A" * 64}}, RECEIPT | {"receipt": INNER | {"more": 1}},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_receipt_in_a_query_has_its_one_form(query, wrong):
+    with pytest.raises(ProtocolError, match="Expected"):
+        SumQuery.from_bytes(head_changed(query().to_bytes(), receipts={"1": RECEIPT, "2": wrong}))
+
+
 @pytest.mark.parametrize(
     "changed", [{"query": 1}, {"query": None}, {"extra": 1}, {"query": "gone"}, {"nonce": "gone"}]
 )
@@ -242,7 +297,7 @@ def test_an_answer_that_no_honest_site_could_send_is_refused(vector, expected, m
 
 
 def test_refusals_have_fixed_codes_and_say_nothing_of_data():
-    """The codes are part of the protocol: the wire carries the number, and names of rules with the last one alone."""
+    """The codes are part of the protocol: the wire carries the number, and names of rules with NOT_PERMITTED alone."""
     codes = {
         1001: "MALFORMED",
         1002: "NOT_APPROVED",
@@ -250,6 +305,9 @@ def test_refusals_have_fixed_codes_and_say_nothing_of_data():
         1004: "OTHER_QUERY_ANSWERED",
         1005: "UNAVAILABLE",
         1006: "NOT_PERMITTED",
+        1007: "NO_SESSION",
+        1008: "OUT_OF_PROTOCOL",
+        1009: "LEDGER_BEHIND",
     }
     assert {int(each): each.name for each in Refusal} == codes
     assert len({each.explanation for each in Refusal}) == len(Refusal)

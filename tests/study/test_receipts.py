@@ -1,18 +1,35 @@
 """A receipt holds a ledger to what it once said: rolled back, forked, or with another answer it is found out."""
 
+import hashlib
 import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import approved, cap_of, chained, hash_named, key_of, opening, terms_of
+from ledgers import (
+    approved,
+    approved_masked,
+    cap_of,
+    chained,
+    hash_named,
+    key_of,
+    opening,
+    terms_of,
+)
 
 from privacy.errors import LedgerError, ProtocolError
 from study.canonical import canonical_json
-from study.ledger_entries import Answered, Burnt, Charged, Closed, Refused, hash_of
+from study.ledger_entries import Agreed, Answered, Burnt, Charged, Closed, Refused, hash_of
 from study.ledger_state import replay
-from study.receipts import Receipt, SignedReceipt, check_receipts, receipts_of
+from study.receipts import (
+    Receipt,
+    ReceiptedAnswer,
+    SignedReceipt,
+    check_receipts,
+    receipt_of,
+    receipts_of,
+)
 
 KEY = key_of("site")
 STUDY = hash_named("study")
@@ -38,7 +55,7 @@ STATE = replay(ENTRIES, KEY.public)
 RECEIPTS = receipts_of(STATE, KEY)
 
 
-def receipt_of(**changed):
+def receipt_with(**changed):
     return replace(RECEIPTS[0].receipt, **changed)
 
 
@@ -66,6 +83,93 @@ def test_a_ledger_stands_by_its_own_receipts_and_goes_on():
     assert check([*BODIES, charged(3), answered(3), Closed(study=STUDY)]) == 2
     assert check(receipts=[]) == 0
     assert check(receipts=RECEIPTS[1:] * 3) == 3
+
+
+def test_one_receipt_is_the_one_among_all_and_says_so_whenever_it_is_asked_for():
+    for signed in RECEIPTS:
+        index = signed.receipt.index
+        asked = STATE.account(STUDY).asked[index]
+        assert receipt_of(STUDY, index, asked, KEY) == signed
+        assert receipt_of(STUDY, index, asked, KEY).to_line() == signed.to_line()
+
+
+def test_what_was_not_answered_has_no_receipt():
+    state = replay(chained([*BODIES, charged(3)], key=KEY))
+    for index in (0, 3):  # burnt, and pending
+        with pytest.raises(LedgerError, match=f"Expected query {index} to be answered"):
+            receipt_of(STUDY, index, state.account(STUDY).asked[index], KEY)
+
+
+def test_what_is_agreed_on_later_changes_no_receipt():
+    """It was sent before; and it is the answer's, not the sum's."""
+    study = approved_masked(count=5)
+    bodies = [
+        *opening(cap=cap_of(10.0)),
+        study,
+        replace(charged(1), terms=study.sums[0].terms),
+        answered(1),
+    ]
+    before = receipts_of(replay(chained(bodies, key=KEY)), KEY)
+    bodies.append(Agreed(study=STUDY, index=1, survivors=(1, 2, 3)))
+    assert receipts_of(replay(chained(bodies, key=KEY)), KEY) == before
+    assert check(bodies, before) == 1
+
+
+# What a site sends
+
+
+def with_answer(answer):
+    """An answer and its receipt."""
+    receipt = receipt_with(answer=hashlib.sha256(answer).hexdigest())
+    return ReceiptedAnswer(signed=SignedReceipt.sign(receipt, KEY), answer=answer)
+
+
+@given(st.binary(max_size=300))
+def test_an_answer_and_its_receipt_are_read_as_they_were_written(answer):
+    one = with_answer(answer)
+    found = ReceiptedAnswer.from_bytes(one.to_bytes())
+    assert found == one
+    assert found.to_bytes() == one.to_bytes()
+    line = one.signed.to_line()
+    assert one.to_bytes() == len(line).to_bytes(4, "big") + line + answer
+
+
+def test_a_receipt_of_another_answer_is_refused():
+    content = with_answer(b"answer").to_bytes()
+    for wrong in (content + b"\0", content[:-1], content[:-1] + b"R"):
+        with pytest.raises(ProtocolError, match="a receipt of this answer, found one of another"):
+            ReceiptedAnswer.from_bytes(wrong)
+    other = replace(with_answer(b"answer"), answer=b"another")
+    with pytest.raises(ProtocolError, match="found one of another"):
+        ReceiptedAnswer.from_bytes(other.to_bytes())
+
+
+def test_nothing_that_is_cut_short_flipped_or_declared_longer_is_read():
+    content = with_answer(b"answer").to_bytes()
+    for cut in range(len(content)):
+        with pytest.raises(ProtocolError, match="Expected"):
+            ReceiptedAnswer.from_bytes(content[:cut])
+    for length in (0, 1, len(content) - 5, len(content) - 3, 2**31, 2**32 - 1):
+        with pytest.raises(ProtocolError, match="Expected"):
+            ReceiptedAnswer.from_bytes(length.to_bytes(4, "big") + content[4:])
+    for bit in range(8 * len(content)):
+        data = bytearray(content)
+        data[bit // 8] ^= 1 << bit % 8
+        try:
+            found = ReceiptedAnswer.from_bytes(bytes(data))
+        except ProtocolError:
+            continue
+        assert found.to_bytes() == bytes(
+            data
+        )  # a receipt of something else, which its signature tells
+        with pytest.raises(ProtocolError, match="signature"):
+            found.signed.verify(KEY.public)
+
+
+@given(st.binary(max_size=64))
+def test_no_bytes_are_read_as_an_answer_by_chance(data):
+    with pytest.raises(ProtocolError, match="Expected"):
+        ReceiptedAnswer.from_bytes(data)
 
 
 # What they find
@@ -129,7 +233,7 @@ def test_the_same_query_answered_otherwise_is_found_although_every_head_agrees()
     ],
 )  # fmt: skip
 def test_whatever_a_signed_receipt_says_otherwise_is_a_contradiction(changed, match):
-    signed = SignedReceipt.sign(receipt_of(**changed), KEY)
+    signed = SignedReceipt.sign(receipt_with(**changed), KEY)
     with pytest.raises(LedgerError, match=match):
         check(receipts=[RECEIPTS[1], signed])
 
@@ -146,9 +250,9 @@ def test_two_receipts_of_one_number_cannot_both_stand():
 
 def test_a_receipt_that_the_site_did_not_sign_accuses_nobody():
     for forged in (
-        SignedReceipt.sign(receipt_of(sequence=100), key_of("other")),
-        replace(RECEIPTS[0], receipt=receipt_of(sequence=100)),
-        replace(RECEIPTS[0], signature=KEY.sign("ledger", canonical_json(receipt_of().to_values()))),
+        SignedReceipt.sign(receipt_with(sequence=100), key_of("other")),
+        replace(RECEIPTS[0], receipt=receipt_with(sequence=100)),
+        replace(RECEIPTS[0], signature=KEY.sign("ledger", canonical_json(receipt_with().to_values()))),
         replace(RECEIPTS[0], signature=bytes(64)), replace(RECEIPTS[0], signature=b""),
     ):  # fmt: skip
         with pytest.raises(ProtocolError, match="signature"):
@@ -174,14 +278,14 @@ def test_every_receipt_survives_its_line(study, transcript, head, answer, number
 )
 def test_a_malformed_hash_is_refused(name, wrong):
     with pytest.raises(ProtocolError, match=f"Expected {name} of 64"):
-        receipt_of(**{name: wrong})
+        receipt_with(**{name: wrong})
 
 
 @pytest.mark.parametrize("name", ["index", "sequence"])
 @pytest.mark.parametrize("wrong", [None, True, -1, 2**31, 1.0, "1", 10**400])
 def test_a_malformed_number_is_refused(name, wrong):
     with pytest.raises(ProtocolError, match=f"Expected {name} from 0"):
-        receipt_of(**{name: wrong})
+        receipt_with(**{name: wrong})
 
 
 def malformed_lines():

@@ -91,27 +91,42 @@ def contents(path):
 
 
 @functools.cache
-def _sound_terms(z):
+def _sound_terms(z, shares):
     mechanism = design_sum(
-        dimension=300, clipping_norm=1.0, noise_multiplier=z, shares=1, sites=3, beta=1e-12, slack=0.0, largest_sum=50.0
+        dimension=300, clipping_norm=1.0, noise_multiplier=z, shares=shares, sites=3, beta=1e-12, slack=0.0,
+        largest_sum=50.0,
     )  # fmt: skip
     return SumTerms(
         adjacency="add-or-remove-one", unit="record", part="train", dimension=300, clipping_norm=1.0, sites_per_unit=1,
-        sampling_rate=1.0, sites=3, colluding=1, survivors=3, threshold=3, shares=1, noise_multiplier=z,
-        base=mechanism.deviation.base, stretch=mechanism.deviation.stretch, scale=mechanism.scale,
+        sampling_rate=1.0, sites=3, colluding=1, survivors=3, threshold=3, quorum=3, shares=shares,
+        noise_multiplier=z, base=mechanism.deviation.base, stretch=mechanism.deviation.stretch, scale=mechanism.scale,
         beta=mechanism.beta, slack=mechanism.slack, unlikely=1e-28, bits=mechanism.bits,
     )  # fmt: skip
 
 
-def terms_of(z=4.0, **changed):
-    """Terms of a sum of 300 numbers that yield the noise multiplier which they charge; then `changed`."""
-    return replace(_sound_terms(z), **changed)
+def terms_of(z=4.0, *, made_of=1, **changed):
+    """Terms of a sum of 300 numbers over 3 sites whose `made_of` shares of noise yield what they charge; then `changed`."""
+    return replace(_sound_terms(z, made_of), **changed)
 
 
 def approved(name="study", *, count=3, z=4.0, data_set=DATA_SET, sums=None):
     """A study that may ask `count` gradients of noise multiplier z."""
     sums = sums or (DeclaredSum(function="gradient", count=count, terms=terms_of(z)),)
-    return Approved(study=hash_named(name), name=name, data_set=data_set, trust="local", sums=sums)
+    return Approved(
+        study=hash_named(name), name=name, data_set=data_set, trust="local", roster=None, sums=sums
+    )
+
+
+def approved_masked(
+    name="study", *, trust="aggregate", count=3, z=4.0, data_set=DATA_SET, sums=None
+):
+    """A study of 3 sites of which one colludes, its sums masked: two shares of noise are in each with `aggregate`."""
+    shares = 2 if trust == "aggregate" else 1
+    sums = sums or (
+        DeclaredSum(function="gradient", count=count, terms=terms_of(z, made_of=shares)),
+    )
+    plain = approved(name, data_set=data_set, sums=sums)
+    return replace(plain, trust=trust, roster=hash_named("roster"))
 
 
 def opening(name="site", *, cap=None, key=None):

@@ -8,13 +8,15 @@ that line of the good one.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from ledgers import approved, chained, hash_named, opening, terms_of
+from ledgers import approved, approved_masked, chained, hash_named, opening, terms_of
 
 from privacy.filters import LifetimeCap
 from privacy.signing import SigningKey
 from study.ledger_entries import (
+    Agreed,
     Answered,
     Burnt,
     Charged,
@@ -29,13 +31,13 @@ from study.receipts import receipts_of
 
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
 CAP = LifetimeCap(epsilon=3.0, delta=1e-5, orders=(6.0, 8.0, 11.0, 16.0))
-STUDY = hash_named("study")
+STUDY, MASKED = hash_named("study"), hash_named("follow-up")
 
 
-def charged(index, function="gradient", terms=None):
+def charged(index, function="gradient", terms=None, study=STUDY):
     query = hash_named(f"query {index}")
     return Charged(
-        study=STUDY, index=index, function=function, query=query, terms=terms or terms_of(9.0)
+        study=study, index=index, function=function, query=query, terms=terms or terms_of(9.0)
     )
 
 
@@ -56,7 +58,13 @@ def bodies(key):
         Answered(study=STUDY, index=2, answer=hash_named("answer 2")),
         Refused(study=hash_named("another study"), reason="NOT_APPROVED"),
         Closed(study=STUDY),
-        approved("follow-up", count=2, z=9.0),
+        approved_masked("follow-up", count=2, z=9.0),
+        charged(0, terms=terms_of(9.0, made_of=2), study=MASKED),
+        Answered(study=MASKED, index=0, answer=hash_named("answer 0")),
+        Agreed(study=MASKED, index=0, survivors=(1, 2, 3)),
+        charged(1, terms=terms_of(9.0, made_of=2), study=MASKED),
+        Answered(study=MASKED, index=1, answer=hash_named("answer 1")),
+        Agreed(study=MASKED, index=1, survivors=None),
     ]
 
 
@@ -147,6 +155,51 @@ def refused(key, said, entries):
     )
     open_again = signed_anew(13, charged(3))
     yield "a closed study goes on", open_again, "Entry 13: Expected an open study"
+    yield from masked_wrongly(said, signed_anew)
+
+
+def masked_wrongly(said, signed_anew):
+    """As `refused`, of the study whose sums are masked: entries 13 to 19."""
+    whole = said[13]
+    yield (
+        "a masked study names no roster",
+        signed_anew(13, replace(whole, roster=None)),
+        "Entry 13: Expected the roster of a study",
+    )
+    yield (
+        "a study that is not masked counts on two shares",
+        signed_anew(13, replace(whole, trust="local")),
+        "Entry 13: Expected terms of gradient for one share of noise",
+    )
+    weak = DeclaredSum(function="gradient", count=2, terms=terms_of(9.0, made_of=2, quorum=2))
+    yield (
+        "a quorum lets two sets of survivors pass",
+        signed_anew(13, replace(whole, sums=(weak,))),
+        "Entry 13: Expected sound terms of gradient: Expected 2 tau",
+    )
+    yield (
+        "a sum is agreed on before there is an answer",
+        signed_anew(15, said[16]),
+        "Entry 15: Expected query 0 to be answered, and its answer masked",
+    )
+    few = replace(said[16], survivors=(1, 3))
+    yield (
+        "fewer survive than every sum has",
+        signed_anew(16, few),
+        "Entry 16: Expected at least 3 survivors of 3 sites",
+    )
+    strange = replace(said[16], survivors=(1, 2, 3, 4))
+    yield (
+        "a stranger survives",
+        signed_anew(16, strange),
+        "Entry 16: Expected at least 3 survivors of 3 sites",
+    )
+    second = replace(said[16], survivors=None)
+    yield (
+        "a second sum is agreed on",
+        signed_anew(17, second),
+        "Entry 17: Expected query 0 to be agreed on once",
+    )
 
 
 def vectors():

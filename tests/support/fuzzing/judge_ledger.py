@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,13 @@ hash_ = hexadecimal(64)
 finite = number(-BIG, BIG)
 index = whole(0, 2**31 - 1)
 
+
+def sites_in_order(value: Any) -> bool:
+    """Numbers of sites on a roster, ascending, each once, at least one."""
+    numbered = listed(whole(1, 1000), least=1)(value)
+    return numbered and all(one < two for one, two in itertools.pairwise(value))
+
+
 cap = shaped(
     {
         "epsilon": number(0, 700, above=True), "delta": number(0, 1, above=True, below=True),
@@ -63,12 +71,14 @@ terms = shaped(
         "adjacency": one_of("add-or-remove-one", "replace-one"), "unit": name, "part": one_of("train", "test", "all"),
         "dimension": whole(), "clipping_norm": finite, "sites_per_unit": whole(1),
         "sampling_rate": number(0, 1, above=True),
-        "sites": whole(1), "colluding": whole(0), "survivors": whole(1), "threshold": whole(1), "shares": whole(1),
+        "sites": whole(1), "colluding": whole(0), "survivors": whole(1), "threshold": whole(1), "quorum": whole(1),
+        "shares": whole(1),
         "noise_multiplier": number(1e-6, 1e15), "base": whole(), "stretch": whole(), "scale": finite,
         "beta": number(0, BIG),
         "slack": finite, "unlikely": number(0, 1, below=True), "bits": whole(),
     },
-    also=lambda value: value["threshold"] <= value["survivors"] <= value["sites"] >= value["sites_per_unit"]
+    also=lambda value: max(value["threshold"], value["quorum"]) <= value["survivors"] <= value["sites"]
+    and value["sites"] >= value["sites_per_unit"]
     and value["shares"] <= max(1, value["survivors"] - value["colluding"])
         and value["beta"] * value["sites_per_unit"] < 1,
 )  # fmt: skip
@@ -81,11 +91,13 @@ BODIES: Mapping[str, Holds] = {
     "namespace": shaped({"namespace": name, "cap": optional(cap)}),
     "data-set": shaped({"data_set": name, "namespace": name, "unit": optional(name)}),
     "approved": shaped(
-        {"study": hash_, "name": name, "data_set": name, "trust": name, "sums": listed(declared_sum, least=1)},
+        {"study": hash_, "name": name, "data_set": name, "trust": name, "roster": optional(hash_),
+         "sums": listed(declared_sum, least=1)},
         also=lambda value: len({each["function"] for each in value["sums"]}) == len(value["sums"]),
     ),
     "charged": shaped({"study": hash_, "index": index, "function": text, "query": hash_, "terms": optional(terms)}),
     "answered": shaped({"study": hash_, "index": index, "answer": hash_}),
+    "agreed": shaped({"study": hash_, "index": index, "survivors": optional(sites_in_order)}),
     "burnt": shaped({"study": hash_, "index": index}),
     "closed": shaped({"study": hash_}),
     "refused": shaped({"study": hash_, "reason": name}),
@@ -116,6 +128,21 @@ _receipt = shaped(
         "sequence": index, "head": hash_, "answer": hash_,
     }
 )  # fmt: skip
+
+
+signed_receipt = shaped({"receipt": _receipt, "signature": hexadecimal(128)})
+
+
+def by_name(holds: Holds, named: Holds = text) -> Holds:
+    """An object of any keys, each of which is a name, of values that hold."""
+    return lambda value: (
+        isinstance(value, dict) and all(map(named, value)) and all(map(holds, value.values()))
+    )
+
+
+receipts_by_site = by_name(
+    signed_receipt, lambda name: text(name) and re.fullmatch("[1-9][0-9]{0,4}", name) is not None
+)
 
 
 def signed_by(public: bytes, tag: str, message: bytes, signature: str) -> bool:
@@ -152,7 +179,7 @@ def problem_of_receipt(line: bytes, public: bytes) -> str | None:
         values = canonical_value(line)
     except NotCanonicalError as error:
         return f"it is not canonical: {error}"
-    if not shaped({"receipt": _receipt, "signature": hexadecimal(128)})(values):
+    if not signed_receipt(values):
         return "it is no receipt with a signature"
     content = line[len(b'{"receipt":') : -len(b',"signature":""}') - 128]
     return (
@@ -164,7 +191,8 @@ kept_sum = shaped(
     {
         "index": index, "function": text, "round": whole(), "query_hash": text, "survivors": listed(text, least=0),
         "missing": listed(text, least=0), "abandoned": truth, "seconds": finite,
-        "refusals": lambda value: isinstance(value, dict) and all(map(text, [*value, *value.values()])),
+        "refusals": by_name(text), "lack": text, "transcript": text, "cohort": listed(text, least=0),
+        "signatures": by_name(text), "receipts": by_name(signed_receipt),
     }
 )  # fmt: skip
 
@@ -218,23 +246,38 @@ class History:
     def _approved(self, body: dict[str, Any]) -> str | None:
         if body["study"] in self.studies or body["data_set"] not in self.data_sets:
             return "a study is approved twice, or for no data set"
+        masked = body["trust"] in ("aggregate", "server")
+        problem = self._problem_of_terms(body, masked=masked)
+        if problem is not None:
+            return problem
+        self.studies[body["study"]] = {
+            "sums": {each["function"]: each for each in body["sums"]}, "namespace": self.data_sets[body["data_set"]][0],
+            "masked": masked, "asked": {}, "terms": {}, "agreed": set(),
+            "used": dict.fromkeys((each["function"] for each in body["sums"]), 0), "closed": False,
+        }  # fmt: skip
+        return self._over_budget(self.data_sets[body["data_set"]][0])
+
+    def _problem_of_terms(self, body: dict[str, Any], *, masked: bool) -> str | None:
         unit = self.data_sets[body["data_set"]][1]
         meanings = [
             ("record" if unit is None else f"a unit of column {unit}", "add-or-remove-one"),
             ("site", "replace-one"),
         ]
+        if masked and body["roster"] is None:
+            return "it is masked among nobody"
         for constants in (each["terms"] for each in body["sums"] if each["terms"] is not None):
-            if (constants["unit"], constants["adjacency"]) not in meanings or constants[
-                "shares"
-            ] != 1:
-                return "it protects another unit than the budget's, or has noise that nobody added"
-            if constants["part"] != "train" or not sound(constants):
-                return "its terms do not give the noise that is charged"
-        self.studies[body["study"]] = {
-            "sums": {each["function"]: each for each in body["sums"]}, "namespace": self.data_sets[body["data_set"]][0],
-            "asked": {}, "used": dict.fromkeys((each["function"] for each in body["sums"]), 0), "closed": False,
-        }  # fmt: skip
-        return self._over_budget(self.data_sets[body["data_set"]][0])
+            problems = {
+                "it protects another unit than the budget's": (constants["unit"], constants["adjacency"])
+                not in meanings,
+                "it has noise that nobody added": body["trust"] != "aggregate" and constants["shares"] != 1,
+                "masks do not hide a site among those that are honest": masked and not carried(constants),
+                "its terms do not give the noise that is charged": constants["part"] != "train"
+                or not sound(constants),
+            }  # fmt: skip
+            for said, wrong in problems.items():
+                if wrong:
+                    return said
+        return None
 
     def _over_budget(self, namespace: str) -> str | None:
         """Renyi divergences of unsampled sums in closed form; a sampled sum costs at least nothing."""
@@ -274,6 +317,7 @@ class History:
             return "a query is charged that may not be asked"
         study["used"][body["function"]] += 1
         study["asked"][body["index"]] = "pending"
+        study["terms"][body["index"]] = body["terms"]
         declared = study["sums"][body["function"]]
         if study["used"][body["function"]] > declared["count"] or not same(
             body["terms"], declared["terms"]
@@ -285,10 +329,31 @@ class History:
         study = self._open(body["study"])
         if study is None or study["asked"].get(body["index"]) != "pending":
             return "an answer was not paid for"
-        study["asked"][body["index"]] = "settled"
+        study["asked"][body["index"]] = "answered"
         return None
 
-    _burnt = _answered
+    def _burnt(self, body: dict[str, Any]) -> str | None:
+        problem = self._answered(body)
+        if problem is None:
+            self.studies[body["study"]]["asked"][body["index"]] = "burnt"
+        return problem
+
+    def _agreed(self, body: dict[str, Any]) -> str | None:
+        study = self._open(body["study"])
+        if (
+            study is None
+            or not study["masked"]
+            or study["asked"].get(body["index"]) != "answered"
+            or body["index"] in study["agreed"]
+        ):
+            return "a sum is agreed on that nobody could unmask, or for the second time"
+        study["agreed"].add(body["index"])
+        constants = study["terms"][body["index"]]
+        survivors = body["survivors"]
+        if constants is None or survivors is None:
+            return None
+        enough = len(survivors) >= constants["survivors"]
+        return None if enough and max(survivors) <= constants["sites"] else "too few survive"
 
     def _closed(self, body: dict[str, Any]) -> str | None:
         study = self._open(body["study"])
@@ -331,6 +396,22 @@ def _extra(constants: dict[str, Any], epsilon: float) -> float:
         constants["beta"] * constants["sites_per_unit"]
         + (1 + math.exp(min(700, epsilon))) * constants["unlikely"]
     )
+
+
+def carried(constants: dict[str, Any]) -> bool:
+    """Does every sum that can be unmasked hold the honest shares that are charged? By counting, not by inequalities.
+
+    Among any two sets of survivors that may be signed some signer is honest and in both; nobody who kept to one set is
+    enough of a threshold for another; and what survives, less those who collude, is as many as the shares.
+    """
+    n, c, m = constants["sites"], constants["colluding"], constants["survivors"]
+    t, tau, k = constants["threshold"], constants["quorum"], constants["shares"]
+    if n > 1000 or c < 1:
+        return False
+    common = tau + tau - n  # at least so many sites sign both of two sets
+    outside = n - m  # so many sites may be outside the first set, and reveal for a second
+    others = n - tau  # so many sites have signed no set, and may take the fast path
+    return common > c and t - c > outside and t - c > others and m - c >= k
 
 
 def sound(constants: dict[str, Any]) -> bool:

@@ -101,7 +101,7 @@ SETTINGS: Mapping[str, Mapping[str, tuple[Holds, Any]]] = {
         "local_steps": (whole(1, 10_000), None), "local_learning_rate": (number(0, BIG, above=True), None),
     },
     "privacy": {
-        "trust": (one_of("aggregate", "server", "local", "unsafe"), "local"),
+        "trust": (one_of("aggregate", "server", "local", "unsafe"), "aggregate"),
         "epsilon": (number(0, 1000, above=True), None), "noise_multiplier": (number(0, 1e6, above=True), None),
         "delta": (number(0, 1, above=True, below=True), 1e-5), "clipping": (one_of("flat", "automatic"), "flat"),
         "clipping_norm": (number(1e-6, 1e9), 1.0), "max_colluding": (whole(1), 1), "max_dropouts": (whole(0), 0),
@@ -246,6 +246,7 @@ def problems_of_declaration(values: Any) -> list[str]:
         "study",
         "sites",
         "nonce",
+        "roster",
     }:
         return ["it has other keys"]
     study, sites, noise = values["study"], values["sites"], values.get("noise_multiplier")
@@ -264,6 +265,8 @@ def problems_of_declaration(values: Any) -> list[str]:
         "sites are from the minimum to 10,000": whole(study["sites"]["minimum"], 10_000)(sites),
         "the nonce has 32 hexadecimal digits": text(values["nonce"])
         and re.fullmatch("[0-9a-f]{32}", values["nonce"]),
+        "the roster is a hash or none": values["roster"] is None
+        or (text(values["roster"]) and re.fullmatch("[0-9a-f]{64}", values["roster"])),
         "noise goes with privacy": ("noise_multiplier" in values) == private,
         "noise is above 0 and at most 1e7": not private or number(0, 1e7, above=True)(noise),
         "noise is as the study says": privacy["noise_multiplier"] in (None, noise),

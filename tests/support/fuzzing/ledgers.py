@@ -56,7 +56,9 @@ def ledger() -> Kept:
     path = new_directory() / "ledger.sqlite"
     create_ledger(path, KEY, "hospital-a", clock=lambda: _TIME)
     opened = Ledger(path, KEY, clock=lambda: _TIME, durable=False)
-    data_sets = {"first": "records", "second": "records", "third": "free", "fourth": "visits"}
+    data_sets = {
+        "first": "records", "second": "records", "third": "free", "fourth": "visits", "fifth": "visits",
+    }  # fmt: skip
     for data_set, cap in (("records", _CAP), ("free", None), ("visits", _CAP)):
         register(
             opened, data_set=data_set, namespace=f"people of {data_set}",
@@ -64,12 +66,12 @@ def ledger() -> Kept:
             identities=[data_set.encode()], cap=cap,
         )  # fmt: skip
     hashes = {}
-    for (name, data_set), place in zip(data_sets.items(), (0, 5, 6, 4), strict=True):
+    for (name, data_set), place in zip(data_sets.items(), (0, 5, 6, 4, 1), strict=True):
         guarantee = Guarantee(declarations()[place])
         hashes[name] = guarantee.declaration.hash
         approval = Approved(
             study=hashes[name], name=name, data_set=data_set, trust=guarantee.study.privacy.trust,
-            sums=declared_sums(guarantee),
+            roster=guarantee.declaration.roster, sums=declared_sums(guarantee),
         )  # fmt: skip
         opened.approve(approval, [data_set.encode()])
     for index in range(3):
@@ -78,6 +80,10 @@ def ledger() -> Kept:
             opened.burn(hashes["first"], index)
         else:
             opened.store(hashes["first"], index, b"answer %d" % index)
+    for index, survivors in enumerate(((1, 2, 3), None)):
+        opened.charge(hashes["fifth"], index, "gradient", f"{index:064x}")
+        opened.store(hashes["fifth"], index, b"masked %d" % index)
+        opened.agree(hashes["fifth"], index, survivors)
     opened.refuse("ab" * 32, "NOT_APPROVED")
     opened.close_study(hashes["first"])
     opened.charge(hashes["third"], 7, "gradient", "cd" * 32)
@@ -265,21 +271,69 @@ def _forge_order(draw: random.Random, entries: list[Any], others: list[Any]) -> 
     return copy
 
 
-def _forge_constants(draw: random.Random, entries: list[Any], _others: list[Any]) -> list[Any]:
+def _on_plain(
+    change: Callable[[random.Random, list[dict[str, Any]]], None],
+) -> Callable[[random.Random, list[Any], list[Any]], list[Any]]:
+    """A change of the entries as plain values, made in place; none, where earlier mutations have left too little."""
+
+    def mutate(draw: random.Random, entries: list[Any], _others: list[Any]) -> list[Any]:
+        try:
+            plain = [json.loads(spell(each)) for each in entries]
+            change(draw, plain)
+        except (ValueError, TypeError, LookupError, OverflowError):
+            return entries
+        return [parse(json.dumps(each).encode()) for each in plain]
+
+    mutate.__name__ = change.__name__
+    return mutate
+
+
+def _forge_constants(draw: random.Random, plain: list[dict[str, Any]]) -> None:
     """One constant of a study is another, in its approval and in every charge."""
-    try:
-        plain = [json.loads(spell(each)) for each in entries]
-        approved = draw.choice([each["body"] for each in plain if each["kind"] == "approved"])
-        declared = draw.choice(approved["sums"])
-        where = draw.choice([declared, declared["terms"], declared["terms"]])
-        name = draw.choice(sorted(where))
-        where[name] = _other_constant(draw, where[name])
-        for body in (each["body"] for each in plain if each["kind"] == "charged"):
-            if body["study"] == approved["study"] and body["function"] == declared["function"]:
-                body["terms"] = declared["terms"]
-    except (ValueError, TypeError, LookupError):  # what earlier mutations left of it
-        return entries
-    return [parse(json.dumps(each).encode()) for each in plain]
+    approved = draw.choice(_bodies(plain, "approved"))
+    declared = draw.choice(approved["sums"])
+    where = draw.choice([declared, declared["terms"], declared["terms"]])
+    name = draw.choice(sorted(where))
+    where[name] = _other_constant(draw, where[name])
+    _charge_as_approved(plain, approved)
+
+
+def _forge_masks(draw: random.Random, plain: list[dict[str, Any]]) -> None:
+    """Another trust, roster or threshold of a study, or another sum that is agreed on."""
+    approved, change = draw.choice(_bodies(plain, "approved")), draw.randrange(5)
+    if change == 0:
+        approved["trust"] = draw.choice(["aggregate", "server", "local", "unsafe", "Server"])
+    elif change == 1:
+        approved["roster"] = draw.choice([None, None, "00" * 32])
+    elif change == 2:
+        for name in draw.choices(
+            ["sites", "colluding", "survivors", "threshold", "quorum", "shares"], k=2
+        ):
+            new = draw.randrange(8)
+            for declared in approved["sums"]:
+                declared["terms"][name] = new
+        _charge_as_approved(plain, approved)
+    elif change == 3:
+        survivors = [None, [1, 2], [1, 2, 3], [1, 2, 3, 4], [2, 3, 4]]
+        draw.choice(_bodies(plain, "agreed"))["survivors"] = draw.choice(survivors)
+    else:
+        other = json.loads(
+            json.dumps(draw.choice([each for each in plain if each["kind"] == "agreed"]))
+        )
+        other["body"]["index"] = draw.randrange(4)
+        other["body"]["study"] = draw.choice(_bodies(plain, "approved"))["study"]
+        plain.insert(draw.randrange(4, len(plain) + 1), other)
+
+
+def _bodies(plain: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [each["body"] for each in plain if each["kind"] == kind]
+
+
+def _charge_as_approved(plain: list[dict[str, Any]], approved: dict[str, Any]) -> None:
+    terms = {declared["function"]: declared["terms"] for declared in approved["sums"]}
+    for body in _bodies(plain, "charged"):
+        if body["study"] == approved["study"] and body["function"] in terms:
+            body["terms"] = terms[body["function"]]
 
 
 def _other_constant(draw: random.Random, old: Any) -> Any:
@@ -299,7 +353,10 @@ def _histories() -> Sequence[bytes]:
 
 FORGED_EXPORT = Target(
     name="forged-export", seeds=_histories,
-    mutations=tuple(map(_on_entries, (_forge_entry, _forge_entry, _forge_constants, _forge_order))),
+    mutations=tuple(map(
+        _on_entries,
+        (_forge_entry, _forge_entry, _on_plain(_forge_constants), _on_plain(_forge_masks), _forge_order),
+    )),
     garbage=mutations.garbage, read=lambda data: verify_export(_lines(data), KEY.public), errors=(LedgerError,),
     judge=lambda data, _: problem_of_export(data.split(b"\n")[:-1], KEY.public), work=(100_000, 20),
 )  # fmt: skip

@@ -15,18 +15,20 @@ from flwr.supercore.task_identity import TaskIdentity
 from fuzzing import mutations, mutations_messages
 from fuzzing.engine import Target
 from fuzzing.judge_json import judge_message, message_parts
-from fuzzing.judge_ledger import hexadecimal, index, kept_sum, shaped
+from fuzzing.judge_ledger import hexadecimal, index, kept_sum, receipts_by_site, shaped
 from fuzzing.judge_study import problems_of_declaration, text
 from fuzzing.mutations import BYTES, LINES
 from fuzzing.mutations_messages import MESSAGES
 from fuzzing.places import new_directory
 from fuzzing.studies import declarations
 from privacy.errors import ProtocolError
+from privacy.signing import SigningKey
 from server.checkpoint import Checkpoint, KeptSum
 from study.codec import decode, encode
 from study.envelope import content_of, query_message, refusal_of
 from study.models import model_of
 from study.queries import Refusal, SumAnswer, SumQuery
+from study.receipts import Receipt, SignedReceipt
 from study.rules import Rule, reason_of
 
 __all__ = ["TARGETS"]
@@ -56,12 +58,25 @@ MESSAGE = Target(
 
 
 @functools.cache
+def _receipts() -> Sequence[SignedReceipt]:
+    """Of three sites."""
+    found = []
+    for number in range(3):
+        receipt = Receipt(
+            study=HASH, index=number, transcript="01" * 32, sequence=2**30 + number, head="23" * 32, answer="45" * 32
+        )  # fmt: skip
+        found.append(SignedReceipt.sign(receipt, SigningKey.from_seed(bytes([number]) * 32)))
+    return found
+
+
+@functools.cache
 def _queries() -> Sequence[bytes]:
     found = []
     for number, each in enumerate(declarations()):
         parameters = model_of(each.study).initial(bytes(32)) if number < 5 else {}
         query = SumQuery(
-            declaration=each, index=number, function="gradient", parameters=parameters, nonce=bytes(range(16))
+            declaration=each, index=number, function="gradient", parameters=parameters, nonce=bytes(range(16)),
+            receipts=dict(zip((1, 2, 99_999)[: number % 4], _receipts(), strict=False)),
         )  # fmt: skip
         found.append(query.to_bytes())
     return found
@@ -71,10 +86,12 @@ def _judge_query(data: bytes, query: SumQuery) -> str | None:
     head, arrays = message_parts(data)
     fields = {
         "kind": lambda value: value == "sum-query", "declaration": lambda value: not problems_of_declaration(value),
-        "index": index, "function": text, "nonce": hexadecimal(32),
+        "index": index, "function": text, "nonce": hexadecimal(32), "receipts": receipts_by_site,
     }  # fmt: skip
     if not shaped(fields)(head):
         return "it is no query"
+    if {str(site): each.to_values() for site, each in query.receipts.items()} != head["receipts"]:
+        return "receipts are lost"
     return (
         judge_message(data, (head, query.parameters))
         if arrays.keys() == query.parameters.keys()
@@ -192,6 +209,13 @@ def _kept_seeds() -> Sequence[bytes]:
         _kept(),
         _kept(total=None, survivors=(), seconds=0.125),
         _kept(total=np.array([0.5, -0.0]), refusals={}, round=0),
+        _kept(
+            transcript="67" * 32,
+            cohort=("site-1", "site-2", "site-3"),
+            signatures={"site-1": "89" * 64},
+            receipts=dict(zip(("site-1", "site-3"), _receipts(), strict=False)),
+        ),
+        _kept(total=None, survivors=(), lack="too few sites answered"),
     ]
     return [_written(each) for each in sums]
 
@@ -221,7 +245,27 @@ Envelope = tuple[str, Any]
 or ("error", (code, reason))."""
 
 _VALUES = (b"content", b"", "content", 1, 1.0, True, [b"a"], [1], ["a"], [True])
-_CODES = (0, 1, 2, 3, 4, 5, 6, 999, 1000, 1001, 1005, 1006, 1007, 2**31 - 1, -(2**31), -1)
+_CODES = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    999,
+    1000,
+    1001,
+    1005,
+    1006,
+    1007,
+    1008,
+    1009,
+    1010,
+    2**31 - 1,
+    -(2**31),
+    -1,
+)
 
 
 def _envelopes() -> Sequence[Envelope]:

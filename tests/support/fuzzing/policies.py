@@ -46,7 +46,7 @@ _names, _sites = some(text), whole(1, 10_000)
 
 SETTINGS: Mapping[str, Mapping[str, tuple[Holds, Any]]] = {
     "studies": {
-        "trust": (some(one_of(*_TRUST)), ["local", "aggregate"]), "tasks": (some(one_of(*_TASKS)), list(_TASKS)),
+        "trust": (some(one_of(*_TRUST)), ["aggregate", "local"]), "tasks": (some(one_of(*_TASKS)), list(_TASKS)),
         "models": (some(one_of(*_MODELS)), list(_MODELS)),
         "algorithms": (some(one_of(*_ALGORITHMS)), list(_ALGORITHMS)),
         "clamping": (truth, True), "purpose": (truth, True),

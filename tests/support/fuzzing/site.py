@@ -17,8 +17,8 @@ from client.registration import register
 from client.tables import Records
 from fuzzing import mutations_messages
 from fuzzing.engine import Target
-from fuzzing.judge_json import message_parts
-from fuzzing.judge_ledger import hexadecimal, index, shaped
+from fuzzing.judge_json import canonical_value, message_parts
+from fuzzing.judge_ledger import hexadecimal, index, problem_of_receipt, receipts_by_site, shaped
 from fuzzing.mutations_messages import MESSAGES
 from fuzzing.places import new_directory
 from fuzzing.studies import declarations
@@ -131,6 +131,7 @@ def _judge(data: bytes, exchange: Exchange) -> str | None:
     fields = {
         "kind": lambda value: value == "sum-query", "declaration": lambda value: value == _STUDY.to_values(),
         "index": index, "function": lambda value: value == "gradient", "nonce": hexadecimal(32),
+        "receipts": receipts_by_site,
     }  # fmt: skip
     shapes = {name: array.shape for name, array in arrays.items()}
     wide = all(array.dtype == np.float64 for array in arrays.values())
@@ -138,7 +139,17 @@ def _judge(data: bytes, exchange: Exchange) -> str | None:
         return "it asks what the site has not approved"
     if (exchange.charged, exchange.answered) != (1, 1):
         return f"{exchange.charged} charges and {exchange.answered} answers are in the ledger"
-    said, vectors = message_parts(exchange.answer)
+    length = int.from_bytes(exchange.answer[:4], "big")
+    line, answer = exchange.answer[4 : 4 + length], exchange.answer[4 + length :]
+    problem = problem_of_receipt(line, _KEY.public)
+    if problem is not None:
+        return f"the receipt: {problem}"
+    receipt = canonical_value(line)["receipt"]
+    if (receipt["study"], receipt["index"]) != (_STUDY.hash, head["index"]) or receipt[
+        "answer"
+    ] != hashlib.sha256(answer).hexdigest():
+        return "the receipt is of something else"
+    said, vectors = message_parts(answer)
     vector = vectors.get("vector")
     if (
         said.get("query") != hashlib.sha256(data).hexdigest()

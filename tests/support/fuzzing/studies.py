@@ -35,12 +35,13 @@ from study.templates import TEMPLATES, template_text
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NONCE = "0123456789abcdef" * 2
+ROSTER = "fedcba9876543210" * 4
 
 __all__ = ["NONCE", "TARGETS", "declarations", "studies"]
 
 
 def _study(*, data=None, model=None, training=None, privacy=None, sites=None) -> Study:
-    """Three features, two classes, a logistic model: whatever is given comes on top."""
+    """Three features, two classes, a logistic model, all noise at each site: whatever is given comes on top."""
     return Study(
         name="example", purpose="Foretell who falls ill – “soon”",
         data=Data(
@@ -51,7 +52,7 @@ def _study(*, data=None, model=None, training=None, privacy=None, sites=None) ->
         ),
         model=Model(**{"kind": "logistic"} | (model or {})),
         training=Training(**{"rounds": 4} | (training or {})),
-        privacy=Privacy(**{"noise_multiplier": 3.0} | (privacy or {})),
+        privacy=Privacy(**{"trust": "local", "noise_multiplier": 3.0} | (privacy or {})),
         sites=Sites(**{"minimum": 3} | (sites or {})),
     )  # fmt: skip
 
@@ -81,15 +82,18 @@ def studies() -> tuple[Study, ...]:
 
 @functools.cache
 def declarations() -> tuple[Declaration, ...]:
-    """One of each of these studies."""
+    """One of each of these studies; those whose sums are masked name a roster."""
     found = []
     for study in studies():
         noise = study.privacy.noise_multiplier
         if study.privacy.epsilon is not None:
             noise = 12.5  # a declaration says what it says; whether that is enough is asked of its guarantee
+        roster = ROSTER if study.privacy.trust in ("aggregate", "server") else None
         found.append(
-            Declaration(study=study, sites=study.sites.minimum, noise_multiplier=noise, nonce=NONCE)
-        )
+            Declaration(
+                study=study, sites=study.sites.minimum, noise_multiplier=noise, nonce=NONCE, roster=roster,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 
@@ -199,6 +203,8 @@ def _judge_declaration(data: bytes, declaration: Declaration) -> str | None:
     changed = (
         [] if problems else changed_settings(values["study"], study_to_values(declaration.study))
     )
+    if not problems and declaration.roster != values["roster"]:
+        changed.append("the roster")
     return "; ".join(problems + changed) or None
 
 
@@ -221,6 +227,14 @@ def _judge_guarantee(_data: bytes, guarantee: Guarantee) -> str | None:
     study, z = guarantee.study, guarantee.declaration.noise_multiplier
     if study.privacy.trust == "unsafe":
         return None if guarantee.epsilon is None else "there is an epsilon without noise"
+    privacy, sites = study.privacy, guarantee.declaration.sites
+    lost = privacy.max_colluding + 2 * privacy.max_dropouts
+    if privacy.trust != "local" and not lost < sites <= 1000:
+        return "no masks would carry its guarantee"
+    if guarantee.tolerance.shares != (
+        sites - privacy.max_dropouts - privacy.max_colluding if privacy.trust == "aggregate" else 1
+    ):
+        return "it counts on noise that nobody adds"
     if (
         z is None
         or guarantee.epsilon is None

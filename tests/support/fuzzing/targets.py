@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from fuzzing import keys, ledgers, messages, policies, records, site, studies
+from fuzzing import (
+    aggregation,
+    keys,
+    ledgers,
+    messages,
+    policies,
+    records,
+    rosters,
+    site,
+    studies,
+)
 from fuzzing.engine import Target
 
 TARGETS: dict[str, Target] = {
     each.name: each
-    for module in (studies, policies, messages, site, ledgers, keys, records)
+    for module in (studies, policies, messages, aggregation, site, rosters, ledgers, keys, records)
     for each in module.TARGETS
 }
