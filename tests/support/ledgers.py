@@ -97,7 +97,7 @@ def _sound_terms(z):
     )  # fmt: skip
     return SumTerms(
         adjacency="add-or-remove-one", unit="record", part="train", dimension=300, clipping_norm=1.0, sites_per_unit=1,
-        sampling_rate=1.0, sites=3, colluding=1, survivors=3, threshold=3, shares=1, noise_multiplier=z,
+        sampling_rate=1.0, sites=3, colluding=1, survivors=3, threshold=3, quorum=3, shares=1, noise_multiplier=z,
         base=mechanism.deviation.base, stretch=mechanism.deviation.stretch, scale=mechanism.scale,
         beta=mechanism.beta, slack=mechanism.slack, unlikely=1e-28, bits=mechanism.bits,
     )  # fmt: skip
@@ -111,7 +111,9 @@ def terms_of(z=4.0, **changed):
 def approved(name="study", *, count=3, z=4.0, data_set=DATA_SET, sums=None):
     """A study that may ask `count` gradients of noise multiplier z."""
     sums = sums or (DeclaredSum(function="gradient", count=count, terms=terms_of(z)),)
-    return Approved(study=hash_named(name), name=name, data_set=data_set, trust="local", sums=sums)
+    return Approved(
+        study=hash_named(name), name=name, data_set=data_set, trust="local", roster=None, sums=sums
+    )  # fmt: skip
 
 
 def opening(name="site", *, cap=None, key=None):
