@@ -2,8 +2,8 @@
 
 They were found in the differential privacy parts of Flower (wrappers, mods and strategies, as of 1.41) and stand in the
 comment over each test. Not here: adaptive clipping, whose sign is inverted there, since there is none (C is a constant
-of the declaration); the budget that is lost at a restart, which is the ledger's affair; and SecAgg+, as sums are not
-masked yet. Planted versions of most of them are in tests/client/test_neighbours.py.
+of the declaration); the budget that is lost at a restart, which is the ledger's affair; and SecAgg+, in whose place
+is `privacy/secure_aggregation`. Planted versions of most of them are in tests/client/test_neighbours.py.
 """
 
 import ast
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 from ledgers import DATA_SET, ledger_of
+from masking import roster_of, seen_alone, with_roster
 from scipy import stats
 
 from client.answers import RefusedError, Site
@@ -36,6 +37,7 @@ from study.envelope import query_message
 from study.guarantee import Guarantee
 from study.models import model_of
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
+from study.receipts import ReceiptedAnswer
 
 ROOT = Path(__file__).parents[1]
 KEY = b"tests of bugs that others have.."
@@ -53,12 +55,18 @@ def declaration_of(*, data=None, model=None, training=None, privacy=None, sites=
         ),
         model=Model(**{"kind": "linear"} | (model or {})),
         training=Training(**{"rounds": 3, "learning_rate": 0.1} | (training or {})),
-        privacy=Privacy(**{"noise_multiplier": 3.0} | (privacy or {})),
+        privacy=Privacy(**{"trust": "local", "noise_multiplier": 3.0} | (privacy or {})),
         sites=Sites(minimum=sites),
     )  # fmt: skip
-    return Declaration(
+    declaration = Declaration(
         study=study, sites=sites, noise_multiplier=study.privacy.noise_multiplier, nonce=f"{number:032x}"
     )  # fmt: skip
+    masked = Guarantee(declaration).masked
+    return with_roster(declaration, roster_for(sites)) if masked else declaration
+
+
+def roster_for(sites):
+    return roster_of(*(f"site-{number}" for number in range(sites)))
 
 
 def query_of(declaration, *, index=0, parameters=None):
@@ -85,19 +93,28 @@ def normal_records(count):
 NOBODY = records_of(np.zeros((0, 3)), np.zeros(0))
 
 
-def site_of(declaration, records, *, name="site"):
+def site_of(declaration, records, *, name="site-0"):
     site = Site(ledger_of(name), entropy=lambda *labels: derive_key(KEY, name, *labels))
-    site.approve(declaration, records, data_set=DATA_SET)
+    roster = roster_for(declaration.sites) if Guarantee(declaration).masked else None
+    site.approve(declaration, records, data_set=DATA_SET, roster=roster)
     return site
 
 
-def answer_of(declaration, records, *, parameters=None, name="site"):
+def answered(site, content):
+    return SumAnswer.from_bytes(ReceiptedAnswer.from_bytes(site.answer(content)).answer)
+
+
+def answer_of(declaration, records, *, parameters=None, name="site-0"):
+    """What a site answers; if sums are masked, what it adds to one."""
     content = query_of(declaration, parameters=parameters)
-    return SumAnswer.from_bytes(site_of(declaration, records, name=name).answer(content)).vector
+    site = site_of(declaration, records, name=name)
+    if Guarantee(declaration).masked:
+        return seen_alone(site, declaration, roster_for(declaration.sites), content)
+    return answered(site, content).vector
 
 
 def bare(declaration, records, *, parameters=None):
-    """The answer without noise, in the vector's unit: what trust in the server sends."""
+    """The answer without noise, in the vector's unit: what a site adds to the sum with trust in the server."""
     mechanism = Guarantee(declaration).mechanism(Guarantee(declaration).stages[-1].function)
     return released_sum(mechanism, answer_of(declaration, records, parameters=parameters))
 
@@ -120,7 +137,7 @@ def test_noise_is_scaled_to_the_norm_that_is_clipped_with(norm, training):
     assert 3.0 * clipped < noise < 3.0 * norm * 1.02
     # nothing that a query carries could change it: every one of a study meets the same mechanism
     head, _ = decode(query_of(one, index=2))
-    assert set(head) == {"kind", "declaration", "index", "function", "nonce"}
+    assert set(head) == {"kind", "declaration", "index", "function", "nonce", "receipts"}
 
 
 # Updates were weighted by num_examples, which a client chooses and which breaks the sensitivity C / n.
@@ -251,13 +268,14 @@ def large(model):
 
 # Client-side clipping was trusted by the server that added the noise.
 def test_no_site_relies_on_another_sites_clipping_or_noise():
-    """What a colluder sends moves the model; the others' noise is enough without his, and out of range he is missing."""
-    one = declaration_of(privacy={"trust": "aggregate", "max_colluding": 2})
-    mechanism = Guarantee(one).mechanism("gradient")
+    """What a colluder sends moves the model; the others' noise is enough without his, and seen out of range he is missing."""
+    shared = declaration_of(privacy={"trust": "aggregate", "max_colluding": 2})
+    mechanism = Guarantee(shared).mechanism("gradient")
     assert mechanism.shares == 2
     assert mechanism.noise_multiplier_of(2) >= 3.0 * (1 - 1e-12)
-    content = query_of(one)
-    honest = SumAnswer.from_bytes(site_of(one, normal_records(20)).answer(content))
+    one = declaration_of()
+    mechanism, content = Guarantee(one).mechanism("gradient"), query_of(one)
+    honest = answered(site_of(one, normal_records(20)), content)
     largest = mechanism.clamp + mechanism.deviation.largest + 1
     dtype, dimension = honest.vector.dtype, mechanism.dimension
     honest.checked(query_hash(content), dimension, dtype, largest)
@@ -279,6 +297,7 @@ def run_of(declaration, directory, records, *, apps=None):
     job = Job(
         declaration=declaration, sites=names, directory=directory, durable=False,
         entropy=lambda *labels: derive_key(KEY, "coordinator", *labels),
+        roster=roster_for(declaration.sites) if Guarantee(declaration).masked else None,
     )  # fmt: skip
     return run_study(InProcessGrid(sites | (apps or {})), job)
 
@@ -308,7 +327,7 @@ def test_no_seed_of_a_global_generator_changes_or_repeats_noise():
         random.seed(7)
         site = Site(ledger_of())
         site.approve(one, NOBODY, data_set=DATA_SET)
-        answers.add(SumAnswer.from_bytes(site.answer(content)).vector.tobytes())
+        answers.add(answered(site, content).vector.tobytes())
     assert len(answers) == 3
 
 
@@ -378,7 +397,10 @@ def test_a_site_answers_sums_and_nothing_else(kind):
 # Metrics (losses, accuracies, numbers of examples) left the client unprotected, beside the protected update.
 def test_an_answer_holds_nothing_that_is_not_noised():
     one = declaration_of()
-    head, arrays = decode(site_of(one, normal_records(9)).answer(query_of(one)))
+    received = ReceiptedAnswer.from_bytes(site_of(one, normal_records(9)).answer(query_of(one)))
+    receipt = received.signed.to_values()["receipt"]
+    assert set(receipt) == {"version", "study", "index", "transcript", "sequence", "head", "answer"}
+    head, arrays = decode(received.answer)
     assert set(head) == {"kind", "query", "nonce"}
     assert set(arrays) == {"vector"}
     size = model_of(one.study).size

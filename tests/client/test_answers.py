@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import DATA_SET, ledger_of
+from masking import Masked, roster_of, seen_alone, with_roster
 from scipy import stats
 
 from client.answers import RefusedError, Site, scaled_units, system_entropy, units_of
 from client.tables import Records
 from privacy.errors import DataError, DiscreetError, PrivacyError, StudyError
 from privacy.keystream import KEY_BYTES, derive_key
+from privacy.secure_aggregation.messages import Upload
 from study.codec import decode, encode
 from study.contract import Data, Model, Privacy, Sites, Study, Training
 from study.contributions import SCALING_NAMES, Contributor
@@ -22,6 +24,7 @@ from study.declaration import Declaration
 from study.guarantee import Guarantee, declare
 from study.models import model_of
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
+from study.receipts import ReceiptedAnswer
 
 ROOT = b"tests of answers, nothing secret"
 AVERAGING = {
@@ -30,6 +33,8 @@ AVERAGING = {
 }  # fmt: skip
 STANDARD = {"scaling": "standard"}
 BOUNDS = {"default": (0.0, 10.0)}
+ROSTER = roster_of("site", "second", "third")
+"""Of the studies whose sums are masked; the others know their sites by no key."""
 
 
 def study_of(*, data=None, model=None, training=None, privacy=None, sites=None):
@@ -48,7 +53,7 @@ def study_of(*, data=None, model=None, training=None, privacy=None, sites=None):
         ),
         model=Model(**{"kind": "logistic"} | (model or {})),
         training=Training(**{"rounds": 4} | (training or {})),
-        privacy=Privacy(**{"noise_multiplier": 3.0} | (privacy or {})),
+        privacy=Privacy(**{"trust": "local", "noise_multiplier": 3.0} | (privacy or {})),
         sites=Sites(**{"minimum": 3} | (sites or {})),
     )  # fmt: skip
 
@@ -56,7 +61,11 @@ def study_of(*, data=None, model=None, training=None, privacy=None, sites=None):
 def declaration_of(study=None, *, number=0, **settings_):
     study = study or study_of(**settings_)
     noise = study.privacy.noise_multiplier
-    return Declaration(study=study, sites=3, noise_multiplier=noise, nonce=f"{number:032x}")
+    declaration = Declaration(
+        study=study, sites=3, noise_multiplier=noise, nonce=f"{number:032x}"
+    )
+    masked = Guarantee(declaration).masked
+    return with_roster(declaration, ROSTER) if masked else declaration
 
 
 def query_of(declaration, *, index=0, function=None, parameters=None, nonce=bytes(NONCE_BYTES)):
@@ -105,7 +114,8 @@ class WillingSite(Site):
             declaration = SumQuery.from_bytes(content).declaration
             if declaration.hash not in self.seen:
                 self.seen.add(declaration.hash)
-                self.approve(declaration, self.records, data_set=DATA_SET)
+                roster = None if declaration.roster is None else ROSTER
+                self.approve(declaration, self.records, data_set=DATA_SET, roster=roster)
         return super().answer(content)
 
 
@@ -121,8 +131,22 @@ def refusal_of(site, content):
     return error.value.refusal
 
 
+def answered(content):
+    """What a site has sent, without its receipt."""
+    return SumAnswer.from_bytes(ReceiptedAnswer.from_bytes(content).answer)
+
+
 def vector_of(content):
-    return SumAnswer.from_bytes(content).vector
+    return answered(content).vector
+
+
+def integers_of(site, declaration, content=None):
+    """The rounded, noisy sum that a site answers a query with, masked or not."""
+    content = content or query_of(declaration)
+    if declaration.roster is None:
+        return vector_of(site.answer(content)).astype(np.int64)
+    site.approve(declaration, site.records, data_set=DATA_SET, roster=ROSTER)
+    return seen_alone(site, declaration, ROSTER, content)
 
 
 class TestOnce:
@@ -131,7 +155,7 @@ class TestOnce:
             site, content = site_of(entropy=entropy), query_of(declaration_of())
             first = site.answer(content)
             assert all(site.answer(bytes(bytearray(content))) == first for _ in range(3))
-            assert SumAnswer.from_bytes(first).query_hash == query_hash(content)
+            assert answered(first).query_hash == query_hash(content)
 
     def test_nothing_is_drawn_or_computed_again_for_a_repeated_query(self):
         calls = []
@@ -249,8 +273,9 @@ class TestCharges:
         site = site_of()
         with monkeypatch.context() as patch:
             patch.setattr(Contributor, "clipped_sum", failing)
-            assert site.answer(query_of(one)) == empty
-        assert [site.answer(query_of(one)) for _ in range(3)] == [empty] * 3
+            first = site.answer(query_of(one))
+        assert answered(first).to_bytes() == answered(empty).to_bytes()
+        assert [site.answer(query_of(one)) for _ in range(3)] == [first] * 3
         assert len(computed) == 1
         assert site.problems == [type(failure).__name__]
         site.answer(query_of(one, index=1))
@@ -391,7 +416,7 @@ class TestRefusals:
         assert refusal in (None, Refusal.MALFORMED, Refusal.NOT_APPROVED)
         if refusal is None:
             assert SumQuery.from_bytes(bytes(content)).to_bytes() == content
-            assert SumAnswer.from_bytes(found).query_hash == query_hash(bytes(content))
+            assert answered(found).query_hash == query_hash(bytes(content))
 
     @given(st.binary(max_size=100))
     def test_bytes_that_are_no_query_are_malformed(self, data):
@@ -423,7 +448,7 @@ class TestRefusals:
         except (PrivacyError, StudyError, DataError) as error:
             refused = error.message
         head = {"kind": "sum-query", "declaration": one.to_values(), "index": 0, "function": "gradient",
-                "nonce": "00" * NONCE_BYTES}  # fmt: skip
+                "nonce": "00" * NONCE_BYTES, "receipts": {}}  # fmt: skip
         expected = Refusal.NOT_APPROVED if refused else Refusal.MALFORMED
         assert refusal_of(site, encode(head, {})) == expected
 
@@ -474,17 +499,28 @@ class TestNothingDependsOnTheData:
         )  # then every site's accountant takes half a second
         names = ["normal", "empty", "not a number"] if sampled else list(SITES)
         unit = one.study.data.unit
-        answers = {
-            name: site_of(SITES[name](), name=name, unit=unit).answer(content) for name in names
-        }
-        assert len({len(each) for each in answers.values()}) == 1
         mechanism = guarantee.mechanism(function)
-        dtype = np.int32 if mechanism.bits == 32 else np.int64
+        answers = {}
+        for name in names:
+            site = site_of(SITES[name](), unit=unit)
+            if guarantee.masked:
+                site.approve(one, site.records, data_set=DATA_SET, roster=ROSTER)
+                federation = Masked(one, ROSTER, {1: site.answer})
+                federation.set_up()
+                answers[name] = federation.upload(federation.begin(content))[1]
+            else:
+                answers[name] = site.answer(content)
+            assert (site.problems == []) or name in ("not a number", "infinite", "huge")
+        assert len({len(each) for each in answers.values()}) == 1
+        largest = mechanism.clamp + mechanism.deviation.largest + 1
         for each in answers.values():
-            largest = mechanism.clamp + mechanism.deviation.largest + 1
-            SumAnswer.from_bytes(each).checked(
-                query_hash(content), mechanism.dimension, dtype, largest
-            )
+            if guarantee.masked:  # what the ring holds says nothing: the vector's form does
+                vector = Upload.from_bytes(ReceiptedAnswer.from_bytes(each).answer).vector
+                assert vector.shape == (mechanism.dimension,)
+                assert vector.dtype == (np.uint32 if mechanism.bits == 32 else np.uint64)
+            else:
+                dtype = np.int32 if mechanism.bits == 32 else np.int64
+                answered(each).checked(query_hash(content), mechanism.dimension, dtype, largest)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -1e300, 1e300])
     @pytest.mark.parametrize("settings_", [{}, {"training": {"sampling_rate": 0.3}}])
@@ -518,7 +554,7 @@ class TestNothingDependsOnTheData:
     def test_the_nonce_of_an_answer_does_not_tell_a_query_from_its_repetition(self):
         """Every answer has a nonce of its own site's, so that nobody recognises one by guessing its content."""
         content = query_of(declaration_of())
-        nonces = [SumAnswer.from_bytes(site_of(name=name).answer(content)).nonce for name in "ab"]
+        nonces = [answered(site_of(name=name).answer(content)).nonce for name in "ab"]
         assert nonces[0] != nonces[1]
 
 
@@ -536,10 +572,9 @@ class TestNoise:
         one = declaration_of(privacy={"trust": "server"}, training=training)
         function = "delta" if training else "gradient"
         clean = self.clean(one, records_of(), function)
-        found = vector_of(site_of().answer(query_of(one)))
-        assert found.dtype.kind == "i"
+        found = integers_of(site_of(), one)
         assert np.abs(found - clean).max() < 1
-        other = vector_of(site_of(name="other").answer(query_of(one)))
+        other = integers_of(site_of(entropy=reproducible("other")), one)
         assert np.abs(other - clean).max() < 1
         assert not np.array_equal(found, np.round(clean)) or not np.array_equal(
             other, np.round(clean)
@@ -549,7 +584,7 @@ class TestNoise:
     def test_an_answer_is_never_the_bare_sum(self, trust):
         one = declaration_of(privacy={"trust": trust})
         clean = self.clean(one, records_of())
-        found = vector_of(site_of().answer(query_of(one)))
+        found = integers_of(site_of(), one)
         deviation = Guarantee(one).mechanism("gradient").deviation.sigma
         # five numbers all within a hundredth of a deviation of the sum: 0.008^5, 3e-11
         assert np.abs(found - clean).max() > deviation / 100
@@ -615,10 +650,12 @@ class TestNoise:
         one = declaration_of(study)
         mechanism = Guarantee(one).mechanism("gradient")
         assert mechanism.dimension == 1951
-        sites = [site_of(records_of(0, features=194), name=name) for name in "abc"]
+        sites = [
+            site_of(records_of(0, features=194), entropy=reproducible(name)) for name in "abc"
+        ]
         found = np.array(
             [
-                [vector_of(site.answer(query_of(one, index=index))) for site in sites]
+                [integers_of(site, one, query_of(one, index=index)) for site in sites]
                 for index in range(4)
             ]
         )
@@ -669,9 +706,10 @@ class TestSampling:
             np.ones(40, np.bool_), "equal",
         )  # fmt: skip
         site, scale = site_of(records), Guarantee(one).mechanism("gradient").scale
-        drawn = 0.0
+        site.approve(one, records, data_set=DATA_SET, roster=ROSTER)
+        federation, drawn = Masked(one, ROSTER, {1: site.answer}), 0.0
         for index in range(150):
-            bias = vector_of(site.answer(query_of(one, index=index)))[-1] / scale
+            bias = federation.sum(query_of(one, index=index))[-1] / scale
             drawn += round(-bias / 0.5)  # the gradient of the bias is sigmoid(0) - 1, and below C
         expected, deviation = 6_000 * 0.3, math.sqrt(6_000 * 0.3 * 0.7)
         assert abs(drawn - expected) < 5 * deviation

@@ -38,7 +38,7 @@ WAITS = [
 
 FOUND = {
     "charged after it was computed": "a query was computed and is not charged",
-    "charged after it was sent": "a vector was sent and its query is not charged",
+    "charged after it was sent": "a vector was sent and its query is not charged|another receipt was sent",
     "stored after it was sent": "a vector was sent and its bytes are not stored",
     "charge held back until the answer is stored": "a charge that was on the disk is not there",
     "charge rolled back": "the export does not verify|a query was charged twice",

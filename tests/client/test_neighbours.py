@@ -1,6 +1,7 @@
 """Neighbouring data sets through everything that a site runs, from records and a query's bytes to integers.
 
-Trust `server` leaves the noise off at the site, and both sites get the same dither and the same coins: what is left of
+Trust `server` leaves the noise off at the site, the other sites add nothing to the masked sum, and both sites get the
+same dither and the same coins: what is left of
 the difference of two answers is what one unit does to them. It must be within the very sensitivity that the noise is
 scaled to, whatever the records hold and whatever a hostile coordinator sends; and a planted bug must be found out.
 (The float sums before rounding are held to C (1 + eta) in tests/study/test_contributions.py.)
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import DATA_SET, ledger_of
+from masking import roster_of, seen_alone, with_roster
 
 from client.answers import RefusedError, Site
 from client.tables import Records
@@ -24,9 +26,10 @@ from study.contributions import SCALING_NAMES, Contributor
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.models import model_of
-from study.queries import NONCE_BYTES, SumAnswer, SumQuery
+from study.queries import NONCE_BYTES, SumQuery
 
 NONCE = "0123456789abcdef" * 2
+ROSTER = roster_of("site", *(f"other {number}" for number in range(4)))
 REGRESSION = {"task": "regression", "classes": (), "label_bounds": (-5.0, 5.0)}
 THREE = {"classes": ("a", "b", "c")}
 MODELS = {
@@ -56,7 +59,8 @@ def declaration_of(kind, *, data=None, training=None, privacy=None):
         training=Training(**{"rounds": 4} | (training or {})),
         privacy=Privacy(**{"trust": "server", "noise_multiplier": 2.0} | (privacy or {})), sites=Sites(minimum=5),
     )  # fmt: skip
-    return Declaration(study=study, sites=5, noise_multiplier=2.0, nonce=NONCE)
+    declaration = Declaration(study=study, sites=5, noise_multiplier=2.0, nonce=NONCE)
+    return with_roster(declaration, ROSTER)
 
 
 def query_of(declaration, function, parameters):
@@ -76,15 +80,15 @@ def records_of(features, labels, groups):
 
 
 def answer_of(declaration, rows, content, key):
-    """The integers that a site sends with these records, dither and coins."""
+    """The integers that a site adds to a masked sum, with these records, dither and coins; all others add zero."""
     site = Site(
         ledger_of(unit=declaration.study.data.unit),
         entropy=lambda *labels: derive_key(key, *labels),
     )
-    site.approve(declaration, records_of(*rows), data_set=DATA_SET)
-    vector = SumAnswer.from_bytes(site.answer(content)).vector
+    site.approve(declaration, records_of(*rows), data_set=DATA_SET, roster=ROSTER)
+    integers = seen_alone(site, declaration, ROSTER, content)
     assert site.problems == []
-    return vector.astype(np.int64)
+    return integers
 
 
 def without(rows, unit):

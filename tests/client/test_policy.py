@@ -56,7 +56,7 @@ def guarantee_of(*, sites=6, data=None, model=None, training=None, privacy=None,
         ),
         model=Model(**{"kind": "logistic"} | (model or {})),
         training=Training(**{"rounds": 4, "spare_rounds": 2} | (training or {})),
-        privacy=Privacy(**{"noise_multiplier": 3.0} | (privacy or {})),
+        privacy=Privacy(**{"trust": "local", "noise_multiplier": 3.0} | (privacy or {})),
         sites=Sites(minimum=5),
     )  # fmt: skip
     z = study.privacy.noise_multiplier
@@ -107,7 +107,10 @@ BOUNDS = [
     (Rule.SITES_PER_UNIT, AVERAGED, 1, 2),  # somebody at two sites is protected at each alone
     (Rule.EPSILON, PLAIN, PLAIN.epsilon, math.nextafter(PLAIN.epsilon, 0)),
     (Rule.DELTA, PLAIN, 1e-5, math.nextafter(1e-5, 0)),
-    (Rule.EPSILON_AGAINST_SERVER, AGGREGATE, AGGREGATE.epsilon_against_server, AGGREGATE.epsilon),
+    (
+        Rule.EPSILON_AGAINST_SERVER, AGGREGATE, AGGREGATE.epsilon_against_server,
+        math.nextafter(AGGREGATE.epsilon_against_server, 0),
+    ),
     (
         Rule.EPSILON_AGAINST_SERVER, BOUNDED, BOUNDED.epsilon_against_server,
         math.nextafter(BOUNDED.epsilon_against_server, 0),
@@ -164,12 +167,12 @@ class TestRules:
         ANYTHING.require(by_server)
 
     def test_a_bound_that_does_not_exist_is_no_small_one(self):
-        """So little noise that the server's own view has no epsilon, although the sum's has one."""
-        thin = guarantee_of(sites=20, privacy={"trust": "aggregate", "noise_multiplier": 0.4})
-        strict = policy_with(Rule.EPSILON_AGAINST_SERVER, 8.0)
-        object.__setattr__(thin, "epsilon_against_server", None)
-        (problem,) = strict.problems(thin)
-        assert (problem.rule, problem.found) == (Rule.EPSILON_AGAINST_SERVER, "no bound")
+        """So little noise that half of it, which a single record has, proves no epsilon."""
+        thin = guarantee_of(training=AVERAGING, privacy={"noise_multiplier": 0.4})
+        object.__setattr__(thin, "epsilon_of_a_record", None)
+        for rule in (Rule.EPSILON, Rule.EPSILON_AGAINST_SERVER):
+            found = {each.rule: each.found for each in policy_with(rule, 8.0).problems(thin)}
+            assert found[rule] == "no bound"
 
     def test_shares_and_colluders_count_only_where_noise_comes_in_shares(self):
         policy = Policy(floors=Floors(shares=9, colluding=9))
@@ -194,7 +197,7 @@ class TestRules:
         findings = Policy(floors=Floors(noise_multiplier=0.25)).findings(AGGREGATE)
         assert all(each.expected and each.found for each in findings)
         assert (
-            str(findings[0]) == 'studies.trust: expected "local" or "aggregate", found "aggregate"'
+            str(findings[0]) == 'studies.trust: expected "aggregate" or "local", found "aggregate"'
         )
         applying = set(Rule) - {Rule.CLAMPING, Rule.FEATURES, Rule.LABEL, Rule.UNIT}
         assert {each.rule for each in findings} == applying

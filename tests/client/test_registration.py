@@ -233,7 +233,7 @@ def declaration_of(number=0, *, unit=None, rounds=2, noise=6.0, **training):
             bounds={"default": (0.0, 100.0)}, test_fraction=0.0, unit=unit,
         ),
         model=Model(kind="logistic"), training=Training(rounds=rounds, **training),
-        privacy=Privacy(noise_multiplier=noise), sites=Sites(minimum=3),
+        privacy=Privacy(trust="local", noise_multiplier=noise), sites=Sites(minimum=3),
     )  # fmt: skip
     return Declaration(study=study, sites=3, noise_multiplier=noise, nonce=f"{number:032x}")
 

@@ -1,12 +1,16 @@
 """Bugs that a kill must bring to light. Each is planted into a worker's process by patching what production runs."""
 
-from contextlib import suppress
+import hashlib
+from contextlib import contextmanager
+
+from ledgers import key_of
 
 from client.answers import RefusedError, Site
 from client.ledger import Ledger
 from privacy.errors import LedgerError
 from study.ledger_entries import Charged
-from study.queries import Refusal
+from study.queries import NONCE_BYTES, Refusal, SumAnswer, query_hash
+from study.receipts import Receipt, ReceiptedAnswer, SignedReceipt
 
 PLANTED = {}
 
@@ -16,31 +20,69 @@ def planted(function):
     return function
 
 
-def _computed(site, study, query, name):
-    return site._computed(study, query, name).to_bytes()
+def _key(query):
+    return query.declaration.hash, query.index
+
+
+def _computed(site, query):
+    """The bytes of an answer to it, as good as any."""
+    study, name = site._approved[query.declaration.hash], query_hash(query.to_bytes())
+    vector = site._vector(study, query, site._mechanism(study, query))
+    nonce = site._entropy("nonce", *_key(query))[:NONCE_BYTES]
+    return SumAnswer(query_hash=name, vector=vector, nonce=nonce).to_bytes()
+
+
+def _sent(site, query, answer):
+    """An answer with a receipt of its charge; where there is none, with one that no ledger gives."""
+    study, index = _key(query)
+    asked = site._ledger.find(study, index)
+    receipt = Receipt(
+        study=study, index=index, transcript=query_hash(query.to_bytes()), sequence=asked.sequence if asked else 0,
+        head=asked.head if asked else "0" * 64, answer=hashlib.sha256(answer).hexdigest(),
+    )  # fmt: skip
+    return ReceiptedAnswer(
+        signed=SignedReceipt.sign(receipt, key_of("site")), answer=answer
+    ).to_bytes()
+
+
+def _send_what_is_not_stored(found):
+    """Send an answer that `found`, given a query's study and number, has in its hands, as if it were stored."""
+    kept = Site._kept
+
+    def keeping(self, query):
+        answer = found(_key(query))
+        return kept(self, query) if answer is None else _sent(self, query, answer)
+
+    Site._kept = keeping
 
 
 @planted
 def charged_after_it_was_computed(_worker):
-    def anew(self, study, query, name):
-        key = (query.declaration.hash, query.index)
-        answer = _computed(self, study, query, name)
-        self._ledger.charge(*key, query.function, name)
-        self._ledger.store(*key, answer)
-        return answer
+    @contextmanager
+    def paid(self, _study, query, name):
+        ledger, stored = self._ledger, []
+        ledger.store = lambda *arguments: stored.append(arguments)
+        try:
+            yield
+        finally:
+            del ledger.store
+        ledger.charge(*_key(query), query.function, name)
+        for each in stored:
+            ledger.store(*each)
 
-    Site._anew = anew
+    Site._paid = paid
 
 
 @planted
 def charged_after_it_was_sent(worker):
     owed, send = [], worker.send
 
-    def anew(self, study, query, name):
-        answer = _computed(self, study, query, name)
-        key = (query.declaration.hash, query.index)
-        owed.append((self._ledger, key, query.function, name, answer))
-        return answer
+    def plain(self, _study, query, name):
+        if not self._is_new(query, name):
+            return self._kept(query)
+        answer = _computed(self, query)
+        owed.append((self._ledger, _key(query), query.function, name, answer))
+        return _sent(self, query, answer)
 
     def sending(*arguments):
         send(*arguments)
@@ -49,20 +91,24 @@ def charged_after_it_was_sent(worker):
             ledger.charge(*key, function, name)
             ledger.store(*key, answer)
 
-    Site._anew, worker.send = anew, sending
+    Site._plain, worker.send = plain, sending
 
 
 @planted
 def stored_after_it_was_sent(worker):
-    owed, send, store = [], worker.send, worker.WatchedLedger.store
+    owed, send, store = {}, worker.send, worker.WatchedLedger.store
+
+    def storing(self, study, index, answer):
+        owed[study, index] = (self, answer)
 
     def sending(*arguments):
         send(*arguments)
         while owed:
-            store(*owed.pop())
+            place, (ledger, answer) = owed.popitem()
+            store(ledger, *place, answer)
 
-    worker.WatchedLedger.store = lambda *arguments: owed.append(arguments)
-    worker.send = sending
+    worker.WatchedLedger.store, worker.send = storing, sending
+    _send_what_is_not_stored(lambda place: owed.get(place, (None, None))[1])
 
 
 @planted
@@ -75,7 +121,7 @@ def charge_held_back_until_the_answer_is_stored(_worker):
             charge(self, *owed.pop())
         store(self, *arguments)
 
-    Ledger.charge = lambda _self, *arguments: owed.append(arguments)
+    Ledger.charge = lambda _self, *arguments, **_witnessed: owed.append(arguments)
     Ledger.store = storing
 
 
@@ -83,7 +129,7 @@ def charge_held_back_until_the_answer_is_stored(_worker):
 def charge_rolled_back(_worker):
     """What the process remembers is charged; the disk does not know."""
 
-    def charging(self, study, index, function, query):
+    def charging(self, study, index, function, query, **_witnessed):
         self._database.execute("BEGIN IMMEDIATE")
         state = self._caught_up()
         terms = state.account(study).declared(function).terms
@@ -96,58 +142,55 @@ def charge_rolled_back(_worker):
 
 @planted
 def burnt_and_computed_again(_worker):
-    answer = Site._answer
+    kept = Site._kept
 
-    def answering(self, query, name):
+    def keeping(self, query):
         try:
-            return answer(self, query, name)
+            return kept(self, query)
         except RefusedError as refused:
             if refused.refusal != Refusal.UNAVAILABLE:
                 raise
-            return _computed(self, self._approved[query.declaration.hash], query, name)
+            return _sent(self, query, _computed(self, query))
 
-    Site._answer = answering
+    Site._kept = keeping
 
 
 @planted
 def pending_and_computed_again(_worker):
     """Nothing is burnt at the start; a charge without bytes is taken up where it was left."""
-    answer = Site._answer
+    kept = Site._kept
 
-    def answering(self, query, name):
-        key = (query.declaration.hash, query.index)
-        asked = self._ledger.find(*key)
-        if asked is None or asked.status != "pending":
-            return answer(self, query, name)
-        found = _computed(self, self._approved[key[0]], query, name)
-        self._ledger.store(*key, found)
-        return found
+    def keeping(self, query):
+        if self._ledger.find(*_key(query)).status == "pending":
+            self._ledger.store(*_key(query), _computed(self, query))
+        return kept(self, query)
 
     Ledger.burn_pending = lambda _self: 0
-    Site._answer = answering
+    Site._kept = keeping
 
 
 @planted
 def answered_anew_when_asked_again(_worker):
-    def again(self, asked, name):
-        return _computed(self, self._approved[asked.charge.study], self.query, name)
+    plain = Site._plain
 
-    answer = Site._answer
+    def again(self, study, query, name):
+        if self._is_new(query, name):
+            return plain(self, study, query, name)
+        return _sent(self, query, _computed(self, query))
 
-    def answering(self, query, name):
-        self.query = query
-        return answer(self, query, name)
-
-    Site._again, Site._answer = again, answering
+    Site._plain = again
 
 
 @planted
 def sent_although_it_could_not_be_stored(worker):
     """No kill finds this one, but a disk that says no does."""
-    store = worker.WatchedLedger.store
+    lost, store = {}, worker.WatchedLedger.store
 
-    def storing(self, *arguments):
-        with suppress(LedgerError):
-            store(self, *arguments)
+    def storing(self, study, index, answer):
+        try:
+            store(self, study, index, answer)
+        except LedgerError:
+            lost[study, index] = answer
 
     worker.WatchedLedger.store = storing
+    _send_what_is_not_stored(lost.get)

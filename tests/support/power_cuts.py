@@ -30,8 +30,8 @@ class Recorded(Ledger):
 
     events: list
 
-    def charge(self, *arguments):
-        super().charge(*arguments)
+    def charge(self, *arguments, **more):
+        super().charge(*arguments, **more)
         self.promise()
 
     def store(self, study, index, answer):

@@ -61,7 +61,7 @@ def declaration_of(number):
         ),
         model=Model(kind="logistic"),
         training=Training(rounds=ROUNDS - 2, spare_rounds=2),
-        privacy=Privacy(noise_multiplier=20.0),
+        privacy=Privacy(trust="local", noise_multiplier=20.0),
         sites=Sites(minimum=3),
     )  # fmt: skip
     return Declaration(study=study, sites=3, noise_multiplier=20.0, nonce=f"{number:032x}")
@@ -146,9 +146,9 @@ class WatchedLedger(Ledger):
 
     console: Console
 
-    def charge(self, study, index, function, query):
+    def charge(self, study, index, function, query, **more):
         self.console.tell("before", study, index)
-        super().charge(study, index, function, query)
+        super().charge(study, index, function, query, **more)
         self.console.tell("charged", study, index)
 
     def store(self, study, index, answer):

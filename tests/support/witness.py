@@ -27,7 +27,7 @@ from audit.verify import verify_export
 from client.ledger import read_ledger
 from privacy.errors import DiscreetError
 from study.queries import SumAnswer
-from study.receipts import receipts_of
+from study.receipts import ReceiptedAnswer, receipts_of
 
 FILES = re.compile(re.escape(LEDGER) + r"(-wal|-shm|-journal|\.\w+\.new(-journal)?)?")
 
@@ -83,7 +83,8 @@ class Witness:
 
     def received(self, content):
         """An answer came over the wire."""
-        place = self.asked.get(SumAnswer.from_bytes(content).query_hash)
+        received = ReceiptedAnswer.from_bytes(content)
+        place = self.asked.get(SumAnswer.from_bytes(received.answer).query_hash)
         require(place, "received an answer to a query that nobody asked")
         self.vectors.setdefault(place, set()).add(content)
 
@@ -107,10 +108,10 @@ class Witness:
         require(self.lines[: len(before)] == before, "entries of before are not there any more")
         verdict = self._verified()
         told = _told(self.lines)
-        self._check_vectors(told)
+        self.receipts = [each.to_line() for each in receipts_of(verdict.state, key_of(SITE))]
+        self._check_vectors(told, set(self.receipts))
         self._check_charges(told, killed)
         self._check_burnt(told, verdict.state, alone=alone)
-        self.receipts = [each.to_line() for each in receipts_of(verdict.state, key_of(SITE))]
 
     def _exported(self):
         try:
@@ -149,20 +150,23 @@ class Witness:
         count = Counter(study for study, _ in charges)
         require(max(count.values(), default=0) <= ROUNDS, "more queries were charged than declared")
 
-    def _check_vectors(self, told):
+    def _check_vectors(self, told, receipts):
         """What left: charged and stored before, one vector a query, the bytes that the ledger names."""
         charges, answers = dict(told["charged"]), dict(told["answered"])
         for place, found in self.vectors.items():
-            require(len(found) == 1, "two vectors were sent for one query")
+            sent = {ReceiptedAnswer.from_bytes(each).answer for each in found}
+            require(len(sent) == 1, "two vectors were sent for one query")
             require(place in charges, "a vector was sent and its query is not charged")
             require(place in answers, "a vector was sent and its bytes are not stored")
-            (content,) = found
+            (answer,) = sent
             require(
-                hashlib.sha256(content).hexdigest() == answers[place]["answer"],
+                hashlib.sha256(answer).hexdigest() == answers[place]["answer"],
                 "other bytes were sent than were stored",
             )
             asked = charges[place]["query"]
-            require(SumAnswer.from_bytes(content).query_hash == asked, "another query is charged")
+            require(SumAnswer.from_bytes(answer).query_hash == asked, "another query is charged")
+            signed = {ReceiptedAnswer.from_bytes(each).signed.to_line() for each in found}
+            require(signed <= receipts, "another receipt was sent than the ledger gives")
         for place, piece in self.pieces:
             require(place in answers, "a part of a vector was sent and its bytes are not stored")
             for content in self.vectors.get(place, ()):
