@@ -135,7 +135,7 @@ class CoordinatorRound:
         self.transcript = transcript_of(federation, self.request, bits=bits, dimension=dimension)
         self._federation = federation
         self._members = tuple(each.site for each in members)
-        self._total = masks.to_ring(np.zeros(dimension, np.int64), bits)
+        self._total = masks.zeros(dimension, bits)
         self._claims: dict[int, _Claims] = {}
         self._agreed = SurvivorsRequest(transcript=self.transcript, survivors=())
         self._signatures: dict[int, bytes] = {}
@@ -153,7 +153,7 @@ class CoordinatorRound:
     @property
     def survivors(self) -> tuple[int, ...]:
         """The members whose upload has been taken, by site."""
-        return tuple(sorted(self._claims))
+        return self._agreed.survivors or tuple(sorted(self._claims))
 
     def uploaded(self, site: int, message: Upload) -> None:
         """Take an upload and add it up."""
@@ -298,6 +298,8 @@ class CoordinatorRound:
         except ProtocolError as error:
             return self._abandon(error.message)
         masks.add_masks(self._total, [*own, *pairs])
+        for each in (self._claims, self._shares, self._seeds):
+            each.clear()  # they have done what they were for
         self._go(Step.DONE)
         return {}
 
@@ -329,7 +331,8 @@ class CoordinatorRound:
 
     @property
     def _missing(self) -> tuple[int, ...]:
-        return tuple(site for site in self._members if site not in self._claims)
+        present = set(self.survivors)
+        return tuple(site for site in self._members if site not in present)
 
     def _expect(
         self,

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from privacy.errors import ProtocolError
 from privacy.secure_aggregation.messages import Numbers
 
-__all__ = ["Seeds", "add_masks", "centred", "to_ring"]
+__all__ = ["Seeds", "add_masks", "centred", "to_ring", "zeros"]
 
 Seeds = Iterable[tuple[int, bytes]]
 """Signs, +1 or -1, and seeds of 32 bytes; each seed masks one vector and nothing else."""
@@ -47,6 +47,11 @@ def add_masks(vector: Numbers, seeds: Seeds) -> None:
             stream.update_into(zeros, bytes_of_part)
             operation = np.add if sign > 0 else np.subtract
             operation(part, words[: len(part)], out=part)
+
+
+def zeros(dimension: int, bits: int) -> Numbers:
+    """The sum of nothing, modulo 2^bits."""
+    return np.zeros(dimension, np.uint32) if bits == 32 else np.zeros(dimension, np.uint64)
 
 
 def to_ring(integers: npt.NDArray[np.int64], bits: int) -> Numbers:

@@ -69,35 +69,41 @@ class _Reader:
             )
 
 
+_Pieces = list[bytes | memoryview]
+"""A message while it is written: what is long is copied once, when they are joined."""
+
+
 @dataclass(frozen=True)
 class _Field:
     """How one kind of value is written and read."""
 
-    write: Callable[[Any], bytes]
+    write: Callable[[_Pieces, Any], None]
     read: Callable[[_Reader], Any]
 
 
 def _fixed(width: int) -> _Field:
-    def write(value: bytes) -> bytes:
+    def write(pieces: _Pieces, value: bytes) -> None:
         if len(value) != width:
             raise ProtocolError(f"Expected {width} bytes, found {len(value)}")
-        return value
+        pieces.append(value)
 
     return _Field(write, lambda reader: bytes(reader.take(width)))
 
 
 def _number(width: int) -> _Field:
-    def write(value: int) -> bytes:
+    def write(pieces: _Pieces, value: int) -> None:
         if not 0 <= value < 1 << (8 * width):
             raise ProtocolError(f"Expected a number of {width} bytes, found {value}")
-        return value.to_bytes(width, "big")
+        pieces.append(value.to_bytes(width, "big"))
 
     return _Field(write, lambda reader: reader.number(width))
 
 
 def _list(item: _Field) -> _Field:
-    def write(values: tuple[Any, ...]) -> bytes:
-        return struct.pack(">I", len(values)) + b"".join(map(item.write, values))
+    def write(pieces: _Pieces, values: tuple[Any, ...]) -> None:
+        pieces.append(struct.pack(">I", len(values)))
+        for value in values:
+            item.write(pieces, value)
 
     def read(reader: _Reader) -> tuple[Any, ...]:
         return tuple(item.read(reader) for _ in range(reader.number(4)))
@@ -106,19 +112,21 @@ def _list(item: _Field) -> _Field:
 
 
 def _pair(first: _Field, second: _Field) -> _Field:
-    return _Field(
-        lambda values: first.write(values[0]) + second.write(values[1]),
-        lambda reader: (first.read(reader), second.read(reader)),
-    )
+    def write(pieces: _Pieces, values: tuple[Any, Any]) -> None:
+        first.write(pieces, values[0])
+        second.write(pieces, values[1])
+
+    return _Field(write, lambda reader: (first.read(reader), second.read(reader)))
 
 
-def _write_bytes(value: bytes) -> bytes:
-    return struct.pack(">I", len(value)) + value
+def _write_bytes(pieces: _Pieces, value: bytes) -> None:
+    pieces += [struct.pack(">I", len(value)), value]
 
 
-def _write_vector(vector: Numbers) -> bytes:
+def _write_vector(pieces: _Pieces, vector: Numbers) -> None:
     width = vector.dtype.itemsize
-    return bytes([8 * width]) + _write_bytes(vector.astype(f"<u{width}", copy=False).tobytes())
+    little: Numbers = np.ascontiguousarray(vector, f"<u{width}")
+    pieces += [bytes([8 * width]), struct.pack(">I", little.nbytes), little.data]
 
 
 def _read_vector(reader: _Reader) -> Numbers:
@@ -147,10 +155,10 @@ class Message:
 
     def to_bytes(self) -> bytes:
         """The written form. Raises ProtocolError for a value that has none."""
-        head = _MAGIC + bytes([self.KIND])
-        return b"".join(
-            [head, *(each.write(getattr(self, name)) for name, each in self.FIELDS.items())]
-        )
+        pieces: _Pieces = [_MAGIC, bytes([self.KIND])]
+        for name, each in self.FIELDS.items():
+            each.write(pieces, getattr(self, name))
+        return b"".join(pieces)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -199,7 +207,9 @@ class SetupKey(Message):
         return self.to_bytes()[:-64]
 
 
-_SETUP_KEY = _Field(SetupKey.to_bytes, lambda reader: _read(reader, SetupKey))
+_SETUP_KEY = _Field(
+    lambda pieces, key: pieces.append(key.to_bytes()), lambda reader: _read(reader, SetupKey)
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ point of a share is the number of its site, so none is at 0, where the secret is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from privacy.errors import ProtocolError
@@ -53,18 +54,26 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
     points = {point: int.from_bytes(share, "big") for point, share in shares.items()}
     if not points or min(points) < 1 or max(points.values()) >= PRIME:
         raise ProtocolError("Expected shares below the prime, at points from 1")
-    total = 0
-    for point, value in points.items():
+    weights = _weights(tuple(points))
+    total = sum(weight * value for weight, value in zip(weights, points.values(), strict=True))
+    secret = total % PRIME
+    if secret >> (8 * SECRET_BYTES):
+        raise ProtocolError("Expected shares of one secret")
+    return secret.to_bytes(SECRET_BYTES, "big")
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the values at these points in the value at 0 (Lagrange). One round asks for the same ones for every dealer."""
+    weights = []
+    for point in points:
         above = below = 1
         for other in points:
             if other != point:
                 above = above * other % PRIME
                 below = below * (other - point) % PRIME
-        total += value * above * pow(below, -1, PRIME)
-    secret = total % PRIME
-    if secret >> (8 * SECRET_BYTES):
-        raise ProtocolError("Expected shares of one secret")
-    return secret.to_bytes(SECRET_BYTES, "big")
+        weights.append(above * pow(below, -1, PRIME) % PRIME)
+    return tuple(weights)
 
 
 def _value(coefficients: Sequence[int], point: int) -> int:
