@@ -1,35 +1,52 @@
-"""Verify a release: its files, who took part in every sum, and that its model follows from the sums.
+"""Verify a release: its files, who took part in every sum, and that model and figures follow from the sums.
 
-Checked: every file has the hash that the manifest names; the declaration is the study's; the roster is the declared
-one, and is signed; every sum is over at least m sites of those that were asked, and, where some were missing,
-at least tau of the survivors have signed that very set; every survivor has receipted its answer to that query, in a
-ledger that only ever goes on; and the declared algorithm, fed with these sums, ends with this very model.
+Checked, with nothing but the release at hand:
 
-That a site has charged what it receipted is in its ledger: hold that to `receipts/NAME.jsonl`.
+* every file is the one that the manifest names, and there is no other;
+* the declaration is the study's, and by our own accountant its noise buys the epsilon that it promises; `privacy.json`,
+  the model card and the figures of `summary.json` say what follows from it;
+* the roster is the declared one, and signed; with `fingerprint`, it is the one that the auditor trusts;
+* the plan, fed with the sums, asks the queries that were asked: **every survivor has receipted the transcript of the query
+  at this very model**, with these very members, in a ledger that only goes on. As a query is asked at the model that
+  follows from the sums before it, at least m sites have so attested every sum but the last;
+* every sum is over at least m members; where some were missing, tau of the survivors have signed that very set;
+* the last model of the plan is the released one, tensor by tensor.
+
+Not checked: the last sum, which no later query attests, and whether a query that is called abandoned had a sum, rest on
+the coordinator's word; metrics are the simulator's; `report.html` and plots are pictures of the rest. That a site has
+charged what it receipted is in its ledger: hold that to `receipts/NAME.jsonl`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from gradients import Parameters
-from privacy.errors import DiscreetError, ProtocolError, UserError
+from privacy.errors import DiscreetError, PrivacyError, ProtocolError, UserError
 from privacy.private_sum import released_sum
-from privacy.secure_aggregation.messages import SurvivorsRequest
+from privacy.secure_aggregation.messages import RoundRequest, SetupKey, SurvivorsRequest
+from privacy.secure_aggregation.site import setup_key_of, transcript_of
 from privacy.signing import verify
+from server.card import render_card
+from server.release import privacy_of, receipt_lines, released_model
+from server.sums import Receipts
+from study.aggregation import federation_of
 from study.codec import Arrays
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.plans import Ask, Received, start_plan
+from study.queries import SumQuery, query_hash
 from study.receipts import SignedReceipt
 from study.roster import Roster, SignedRoster
 
@@ -72,30 +89,187 @@ def verify_release(directory: Path, *, fingerprint: str | None = None) -> Releas
         UserError: it is no release.
     """
     manifest = _manifest(directory)
-    _check_files(directory, manifest["files"])
-    declaration = _declaration(directory, manifest)
-    guarantee = Guarantee(declaration)
-    roster = _roster(directory, guarantee, fingerprint)
-    latest: dict[str, SignedReceipt] = {}
-    receipts = signatures = 0
-    for query in manifest["queries"]:
-        try:
-            receipts += _check_receipts(query, declaration, roster, latest)
-            signatures += _check_survivors(query, guarantee, roster)
-        except ProtocolError as error:
-            raise ReleaseError(f"Query {query['index']}: {error.message}") from error
-    return ReleaseVerdict(
-        study=declaration.hash, sums=sum(not each["abandoned"] for each in manifest["queries"]), receipts=receipts,
-        signatures=signatures, roster=None if roster is None else roster.fingerprint,
-        deviation=_replay(directory, guarantee, manifest["queries"]),
-    )  # fmt: skip
+    with _damage_explained():
+        _check_files(directory, manifest["files"])
+        guarantee = _guarantee(directory, manifest)
+        roster = _roster(directory, guarantee, fingerprint)
+        _check_figures(directory, guarantee)
+        check = _Replay(
+            guarantee,
+            roster,
+            manifest["sessions"],
+            load((directory / "sums.safetensors").read_bytes()),
+        )
+        model = check.run(manifest["queries"])
+        _check_receipt_files(directory, manifest["queries"])
+        return ReleaseVerdict(
+            study=guarantee.declaration.hash, sums=check.sums, receipts=check.receipts_seen,
+            signatures=check.signatures_seen, roster=None if roster is None else roster.fingerprint,
+            deviation=_check_model(directory, guarantee, model),
+        )  # fmt: skip
+
+
+class _Replay:
+    """The plan again, from its first query to its last, against what sites have signed."""
+
+    def __init__(
+        self,
+        guarantee: Guarantee,
+        roster: Roster | None,
+        sessions: Mapping[str, list[str]],
+        totals: Arrays,
+    ) -> None:
+        self._guarantee, self._roster, self._sessions, self._totals = (
+            guarantee,
+            roster,
+            sessions,
+            totals,
+        )
+        self._receipts = Receipts(roster)
+        self._asked: Counter[str] = Counter()
+        self.sums = self.receipts_seen = self.signatures_seen = 0
+
+    def run(self, queries: list[dict[str, Any]]) -> Parameters:
+        """The model that these queries end with."""
+        plan = start_plan(self._guarantee)
+        ask, model = next(plan), None
+        for number, query in enumerate(queries):
+            if model is not None:
+                raise ReleaseError("Expected no query after the end of training, found one")
+            try:
+                self._check(query, number, ask)
+            except ProtocolError as error:
+                raise ReleaseError(f"Query {number}: {error.message}") from error
+            if not query["abandoned"]:
+                self.sums += 1
+                try:
+                    ask = plan.send(self._received(ask, query))
+                except StopIteration as end:
+                    model = end.value
+        if model is None:
+            raise ReleaseError("Expected sums up to the end of training, found fewer")
+        if len(self._totals) != self.sums:
+            raise ReleaseError(f"Expected {self.sums} sums, found {len(self._totals)}")
+        return dict(model)
+
+    def _check(self, query: Mapping[str, Any], number: int, ask: Ask) -> None:
+        if (query["index"], query["function"], query["round"]) != (number, ask.function, ask.round):
+            raise ProtocolError(f"Expected query {number}, for round {ask.round}, found another")
+        self._asked[ask.function] += 1
+        if self._asked[ask.function] > self._guarantee.stage(ask.function).count:
+            raise ProtocolError(
+                f"Expected at most as many queries of {ask.function} as were declared"
+            )
+        transcript = self._transcript(query, ask)
+        if query["transcript"] != transcript:
+            raise ProtocolError(
+                "Expected the transcript of the query at the model that follows from the sums, found another"
+            )
+        if self._roster is not None:
+            self._check_receipts(query, transcript, self._roster)
+        if not query["abandoned"]:
+            self._check_survivors(query)
+
+    def _transcript(self, query: Mapping[str, Any], ask: Ask) -> str:
+        """What an honest site was asked, and has signed a receipt of."""
+        payload = SumQuery(
+            declaration=self._guarantee.declaration, index=query["index"], function=ask.function,
+            parameters=ask.parameters, nonce=bytes.fromhex(query["nonce"]),
+            receipts=self._receipts.for_query(query["index"]),
+        ).to_bytes()  # fmt: skip
+        if query["query_hash"] != query_hash(payload):
+            raise ProtocolError(
+                "Expected the query at the model that follows from the sums, found another"
+            )
+        mechanism, keys = self._guarantee.mechanism(ask.function), self._sessions[query["session"]]
+        if not self._guarantee.masked or self._roster is None or mechanism is None or not keys:
+            return query_hash(payload)
+        federation = federation_of(self._guarantee, self._roster)
+        members = tuple(SetupKey.from_bytes(bytes.fromhex(each)) for each in keys)
+        for each in members:
+            setup_key_of(federation, each, step="setup")
+        if query["cohort"] != [self._roster.names[each.site] for each in members]:
+            raise ProtocolError(
+                "Expected the members of the session to have been asked, found others"
+            )
+        request = RoundRequest(round=query["index"], payload=payload, members=members)
+        shape = {"bits": mechanism.bits, "dimension": mechanism.dimension}
+        return transcript_of(federation, request, **shape).hex()
+
+    def _check_receipts(self, query: Mapping[str, Any], transcript: str, roster: Roster) -> None:
+        """Has every survivor receipted its answer to this query, in a ledger that goes on?"""
+        keys = dict(zip(roster.names.values(), roster.identities, strict=True))
+        survivors = query["survivors"]
+        if set(query["receipts"]) != set(survivors) or not set(survivors) <= set(
+            query["cohort"]
+        ) <= set(keys):
+            raise ProtocolError(
+                "Expected survivors among those that were asked, and a receipt of each"
+            )
+        chains = self._receipts.for_query(query["index"])
+        numbers = {name: number for number, name in roster.names.items()}
+        for name, values in query["receipts"].items():
+            signed = SignedReceipt.from_values(values)
+            signed.verify(keys[name])
+            receipt, earlier = signed.receipt, chains.get(numbers[name], ())
+            if (receipt.study, receipt.index, receipt.transcript) != (
+                self._guarantee.declaration.hash, query["index"], transcript,
+            ):  # fmt: skip
+                raise ProtocolError(
+                    f"Expected a receipt of {name} of this query, found one of another"
+                )
+            if earlier and earlier[-1].receipt.sequence >= receipt.sequence:
+                raise ProtocolError(
+                    f"Expected the ledger of {name} to go on, found an earlier entry or the same"
+                )
+            self._receipts.keep(name, signed)
+            self.receipts_seen += 1
+
+    def _check_survivors(self, query: Mapping[str, Any]) -> None:
+        """Is the sum over enough sites, and, where some were missing, over the set that enough of them have signed?"""
+        survivors, roster, guarantee = query["survivors"], self._roster, self._guarantee
+        least = guarantee.tolerance.survivors
+        if len(set(survivors)) != len(survivors) or len(survivors) < least:
+            raise ProtocolError(
+                f"Expected a sum over at least {least} sites, found {len(survivors)}"
+            )
+        if roster is None or not guarantee.masked or set(survivors) == set(query["cohort"]):
+            return
+        numbers = {name: number for number, name in roster.names.items()}
+        agreed = SurvivorsRequest(
+            transcript=bytes.fromhex(query["transcript"]),
+            survivors=tuple(sorted(numbers[name] for name in survivors)),
+        )
+        signatures = query["signatures"]
+        if not set(signatures) <= set(survivors) or len(signatures) < guarantee.thresholds.quorum:
+            raise ProtocolError(
+                f"Expected at least {guarantee.thresholds.quorum} survivors to have signed the set"
+            )
+        for name, signature in signatures.items():
+            public = roster.identities[numbers[name] - 1]
+            verify(public, "survivors", agreed.signed, bytes.fromhex(signature))
+            self.signatures_seen += 1
+
+    def _received(self, ask: Ask, query: Mapping[str, Any]) -> Received:
+        total = self._totals.get(f"{query['index']:06d}")
+        dimension = self._guarantee.stage(ask.function).dimension
+        if total is None or total.shape != (dimension,):
+            raise ReleaseError(f"Expected a sum of {dimension} numbers at query {query['index']}")
+        mechanism = self._guarantee.mechanism(ask.function)
+        return Received(
+            total=total if mechanism is None else released_sum(mechanism, total), sites=len(query["survivors"])
+        )  # fmt: skip
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        files, queries = manifest["files"], manifest["queries"]
-        if isinstance(files, dict) and all(isinstance(each, dict) for each in queries):
+        files, queries, sessions = manifest["files"], manifest["queries"], manifest["sessions"]
+        if (
+            isinstance(files, dict)
+            and isinstance(sessions, dict)
+            and all(isinstance(each, dict) for each in queries)
+        ):
             return dict(manifest)
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         pass
@@ -105,23 +279,47 @@ def _manifest(directory: Path) -> dict[str, Any]:
     )
 
 
+@contextmanager
+def _damage_explained() -> Iterator[None]:
+    """Whatever a forger leaves out or writes of another kind is a contradiction too."""
+    try:
+        yield
+    except (ProtocolError, PrivacyError) as error:
+        raise ReleaseError(error.message, hint=error.hint) from error
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise ReleaseError(
+            f"Expected the parts that a release has, found one missing or damaged ({type(error).__name__})"
+        ) from error
+
+
 def _check_files(directory: Path, files: Mapping[str, str]) -> None:
+    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()}
     for name, expected in files.items():
         path = directory / name
-        if not path.is_file():
+        if name not in found or not path.is_file():
             raise ReleaseError(f"Expected {name}, as the manifest names it, found no such file")
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise ReleaseError(f"{name} is not the file that the manifest names: it was changed")
+    strange = sorted(found - set(files) - {"manifest.json"})
+    if strange:
+        raise ReleaseError(f"Expected the files of the manifest alone, found {strange[0]}")
 
 
-def _declaration(directory: Path, manifest: Mapping[str, Any]) -> Declaration:
-    try:
-        declaration = Declaration.from_bytes((directory / "declaration.json").read_bytes())
-    except (OSError, ProtocolError) as error:
-        raise ReleaseError(f"declaration.json: {error}") from error
-    if declaration.hash != manifest.get("study_hash"):
+def _guarantee(directory: Path, manifest: Mapping[str, Any]) -> Guarantee:
+    declaration = Declaration.from_bytes((directory / "declaration.json").read_bytes())
+    if declaration.hash != manifest["study_hash"]:
         raise ReleaseError("Expected the declaration of the manifest's study, found another")
-    return declaration
+    guarantee = Guarantee(declaration)
+    guarantee.check()
+    return guarantee
 
 
 def _roster(directory: Path, guarantee: Guarantee, fingerprint: str | None) -> Roster | None:
@@ -132,11 +330,8 @@ def _roster(directory: Path, guarantee: Guarantee, fingerprint: str | None) -> R
                 "Expected a study that was declared for a roster, found one for none"
             )
         return None
-    try:
-        signed = SignedRoster.from_bytes((directory / "roster.json").read_bytes())
-        signed.check_signed()
-    except (OSError, ProtocolError) as error:
-        raise ReleaseError(f"roster.json: {error}") from error
+    signed = SignedRoster.from_bytes((directory / "roster.json").read_bytes())
+    signed.check_signed()
     if signed.roster.hash != declared or len(signed.roster.sites) != guarantee.declaration.sites:
         raise ReleaseError("Expected the roster that the study was declared for, found another")
     if fingerprint is not None and signed.roster.fingerprint != fingerprint:
@@ -144,113 +339,70 @@ def _roster(directory: Path, guarantee: Guarantee, fingerprint: str | None) -> R
     return signed.roster
 
 
-def _check_receipts(
-    query: Mapping[str, Any], declaration: Declaration, roster: Roster | None, latest: dict[str, SignedReceipt]
-) -> int:  # fmt: skip
-    """Has every survivor receipted its answer to this query, in a ledger that goes on?"""
-    if roster is None:
-        return 0
-    keys = dict(zip(roster.names.values(), roster.identities, strict=True))
-    survivors = query["survivors"]
-    if set(query["receipts"]) != set(survivors) or not set(survivors) <= set(
-        query["cohort"]
-    ) <= set(keys):
-        raise ProtocolError("Expected survivors among those that were asked, and a receipt of each")
-    for name, values in query["receipts"].items():
-        signed = SignedReceipt.from_values(values)
-        signed.verify(keys[name])
-        receipt, earlier = signed.receipt, latest.get(name)
-        asked = (declaration.hash, query["index"], query["transcript"])
-        if (receipt.study, receipt.index, receipt.transcript) != asked:
-            raise ProtocolError(f"Expected a receipt of {name} of this query, found one of another")
-        if earlier is not None and earlier.receipt.sequence >= receipt.sequence:
-            raise ProtocolError(
-                f"Expected the ledger of {name} to go on, found an earlier entry or the same"
+def _check_figures(directory: Path, guarantee: Guarantee) -> None:
+    """What people read: the guarantee's own words and figures."""
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    privacy = json.loads((directory / "privacy.json").read_text(encoding="utf-8"))
+    expected = json.loads(json.dumps(privacy_of(guarantee, simulation=summary["simulation"])))
+    if privacy != expected:
+        wrong = sorted(
+            name for name in {*privacy, *expected} if privacy.get(name) != expected.get(name)
+        )
+        raise ReleaseError(
+            f"privacy.json: expected {wrong[0]} as it follows from the declaration, found another"
+        )
+    figures = {
+        "study_hash": guarantee.declaration.hash, "trust": guarantee.study.privacy.trust, "masked": guarantee.masked,
+        "epsilon": guarantee.epsilon, "epsilon_against_server": guarantee.epsilon_against_server,
+        "delta": guarantee.delta, "noise_multiplier": guarantee.declaration.noise_multiplier,
+        "sites": guarantee.declaration.sites,
+    }  # fmt: skip
+    for name, value in figures.items():
+        if summary[name] != value:
+            raise ReleaseError(
+                f"summary.json: expected {name} as it follows from the declaration, found another"
             )
-        latest[name] = signed
-    return len(query["receipts"])
-
-
-def _check_survivors(query: Mapping[str, Any], guarantee: Guarantee, roster: Roster | None) -> int:
-    """Is the sum over enough sites, and, where some were missing, over the set that enough of them have signed?"""
-    if query["abandoned"]:
-        return 0
-    survivors, cohort = query["survivors"], query["cohort"]
-    least = guarantee.tolerance.survivors
-    if len(set(survivors)) != len(survivors) or len(survivors) < least:
-        raise ProtocolError(f"Expected a sum over at least {least} sites, found {len(survivors)}")
-    if roster is None or not guarantee.masked or set(survivors) == set(cohort):
-        return 0
-    numbers = {name: number for number, name in roster.names.items()}
-    agreed = SurvivorsRequest(
-        transcript=bytes.fromhex(query["transcript"]), survivors=tuple(sorted(numbers[name] for name in survivors))
-    )  # fmt: skip
-    signatures = query["signatures"]
-    if not set(signatures) <= set(survivors) or len(signatures) < guarantee.thresholds.quorum:
-        raise ProtocolError(
-            f"Expected at least {guarantee.thresholds.quorum} survivors to have signed the set"
+    card = (directory / "card.md").read_text(encoding="utf-8")
+    if card != render_card(study=guarantee.study, summary=summary, privacy=privacy):
+        raise ReleaseError(
+            "card.md: expected the card that follows from summary.json and privacy.json, found another"
         )
-    for name, signature in signatures.items():
-        verify(
-            roster.identities[numbers[name] - 1],
-            "survivors",
-            agreed.signed,
-            bytes.fromhex(signature),
+
+
+def _check_receipt_files(directory: Path, queries: list[dict[str, Any]]) -> None:
+    receipts = [
+        {name: SignedReceipt.from_values(values) for name, values in query["receipts"].items()}
+        for query in queries
+    ]
+    lines = receipt_lines(receipts)
+    found = {path.stem: path.read_bytes() for path in (directory / "receipts").glob("*.jsonl")}
+    if found != lines:
+        raise ReleaseError("receipts/: expected the receipts of the manifest, found others")
+
+
+def _check_model(directory: Path, guarantee: Guarantee, replayed: Parameters) -> float:
+    """How far the released model is from the one that the sums end with. Raises ReleaseError for another model."""
+    path = directory / "model.safetensors"
+    released = load(path.read_bytes())
+    expected, metadata = released_model(guarantee, replayed)
+    with safe_open(path, "np") as file:
+        if file.metadata() != metadata:
+            raise ReleaseError(
+                "The model says something else of itself than follows from the declaration"
+            )
+    if set(released) != set(expected):
+        raise ReleaseError(
+            f"Expected tensors {', '.join(sorted(expected))} in the model, found others"
         )
-    return len(signatures)
-
-
-def _replay(directory: Path, guarantee: Guarantee, queries: list[dict[str, Any]]) -> float:
-    """Feed the sums to the declared plan; how far the model that comes out is from the released one."""
-    try:
-        totals = load((directory / "sums.safetensors").read_bytes())
-        released = load((directory / "model.safetensors").read_bytes())
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ReleaseError("Expected sums and a model in safetensors form") from error
-    replayed = _replayed(guarantee, (each for each in queries if not each["abandoned"]), totals)
     deviation = 0.0
-    for name, value in replayed.items():
-        found = released.get(name)
-        if found is None or found.shape != np.shape(value):
-            raise ReleaseError(f"Expected {name} in the model, found none or of another shape")
-        close = np.allclose(found, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
-        deviation = max(deviation, float(np.abs(found - value).max(initial=0.0)))
-        if not close:
+    for name, value in expected.items():
+        found = released[name]
+        if found.shape != np.shape(value) or found.dtype != np.asarray(value).dtype:
+            raise ReleaseError(f"Expected {name} in the model, found it of another shape or type")
+        difference = np.abs(found - value)
+        deviation = max(deviation, float(np.nanmax(difference, initial=0.0)))
+        if not np.allclose(found, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
             raise ReleaseError(
                 f"The model does not follow from the sums: {name} is off by {deviation:.3g}"
             )
     return deviation
-
-
-def _replayed(
-    guarantee: Guarantee, done: Iterator[dict[str, Any]], totals: Parameters
-) -> Parameters:
-    plan = start_plan(guarantee)
-    ask = next(plan)
-    while True:
-        query = next(done, None)
-        if query is None:
-            raise ReleaseError("Expected sums up to the end of training, found fewer")
-        try:
-            ask = plan.send(_received(guarantee, ask, query, totals))
-        except StopIteration as end:
-            if next(done, None) is not None:
-                raise ReleaseError("Expected no sum after the end of training, found one") from None
-            model: Parameters = end.value
-            return model
-
-
-def _received(guarantee: Guarantee, ask: Ask, query: Mapping[str, Any], totals: Arrays) -> Received:
-    total = totals.get(f"{query['index']:06d}")
-    dimension = guarantee.stage(ask.function).dimension
-    if (query["function"], query["round"]) != (ask.function, ask.round):
-        raise ReleaseError(
-            f"Expected a sum for round {ask.round} at query {query['index']}, found another"
-        )
-    if total is None or total.shape != (dimension,):
-        raise ReleaseError(f"Expected a sum of {dimension} numbers at query {query['index']}")
-    mechanism = guarantee.mechanism(ask.function)
-    return Received(
-        total=total if mechanism is None else released_sum(mechanism, total),
-        sites=len(query["survivors"]),
-    )

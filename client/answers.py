@@ -29,7 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from client.ledger import Ledger
+from client.ledger import Ledger, Witnessed
 from client.masked import MaskedSums
 from client.policy import Policy, PolicyError
 from client.receipts import RolledBackError, checked_receipts
@@ -238,8 +238,7 @@ class Site:
             self._policy().require(guarantee)
         except Exception as error:
             rules = error.rules if isinstance(error, PolicyError) else ()
-            if str(error) not in self.problems:  # once, however often it is asked
-                self._note(error, str(error))
+            self._note(error, str(error))
             raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
 
     def _reply(
@@ -343,7 +342,7 @@ class Site:
         except (PrivacyError, ProtocolError) as error:
             raise RefusedError(Refusal.MALFORMED) from error
 
-    def _witnessed(self, study: _Approved, query: SumQuery) -> dict[int, tuple[int, str]]:
+    def _witnessed(self, study: _Approved, query: SumQuery) -> dict[bytes, Witnessed]:
         """What the query tells of other sites' ledgers, once it is checked."""
         if study.roster is None:
             return {}
@@ -363,9 +362,10 @@ class Site:
             self._note(error)
 
     def _note(self, problem: Exception, text: str = "") -> None:
-        """For the operator; bounded, as whoever asks can provoke some."""
-        if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(text or type(problem).__name__)
+        """For the operator, once; bounded, as whoever asks can provoke some."""
+        said = text or type(problem).__name__
+        if len(self.problems) < _MOST_PROBLEMS and said not in self.problems:
+            self.problems.append(said)
 
     def _require_unit(self, study: Study, data_set: str) -> None:
         """A lifetime budget is one of units: a study of records would spend a patient's once for each of his."""

@@ -34,10 +34,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from privacy.errors import LedgerError, ProtocolError, UserError
+from privacy.keystream import derive_key
 from privacy.signing import SigningKey, Tag
 from study.keyfiles import sync_directory
 from study.ledger_entries import (
@@ -59,7 +61,7 @@ from study.ledger_entries import (
 from study.ledger_state import Asked, LedgerState
 from study.receipts import SignedReceipt, receipt_of
 
-__all__ = ["KEPT_ANSWERS", "Ledger", "create_ledger", "read_ledger", "require_ledger"]
+__all__ = ["KEPT_ANSWERS", "Ledger", "Witnessed", "create_ledger", "read_ledger", "require_ledger"]
 
 KEPT_ANSWERS = 2
 """Answers of a study whose bytes are kept, the latest ones: a coordinator asks again only for the trip that is open."""
@@ -91,13 +93,27 @@ _SCHEMA = f"""
         place INTEGER PRIMARY KEY, study TEXT NOT NULL, number INTEGER NOT NULL, content BLOB NOT NULL
     );
     CREATE TABLE witnessed (
-        study TEXT NOT NULL, site INTEGER NOT NULL, number INTEGER NOT NULL, head TEXT NOT NULL,
-        PRIMARY KEY (study, site)
+        site BLOB NOT NULL, study TEXT NOT NULL, number INTEGER NOT NULL, receipt BLOB,
+        PRIMARY KEY (site, study)
     ) WITHOUT ROWID;
     CREATE TABLE units (mark BLOB NOT NULL, data_set TEXT NOT NULL, PRIMARY KEY (mark, data_set)) WITHOUT ROWID;
 """
 
 Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """What a site knows of another's ledger, in one study.
+
+    Attributes:
+        number: of the entry that the latest receipt is of; before there is one, the highest that was known of it from
+            other studies when this one began, -1 for nothing.
+        receipt: the latest.
+    """
+
+    number: int
+    receipt: SignedReceipt | None = None
 
 
 def create_ledger(path: Path, key: SigningKey, site: str, *, clock: Clock = time.time) -> None:
@@ -219,6 +235,10 @@ class Ledger:
         """What became of a query of an approved study; None if it was never charged."""
         return self.state.account(study).asked.get(index)
 
+    def last_index(self, study: str) -> int:
+        """The highest number of a query that an approved study has charged, -1 for none."""
+        return max(self.state.account(study).asked, default=-1)
+
     def sums_left(self, study: str, function: str) -> int:
         """How many queries of a function an approved study may still ask."""
         account = self.state.account(study)
@@ -240,13 +260,13 @@ class Ledger:
         function: str,
         query: str,
         *,
-        witnessed: Mapping[int, tuple[int, str]] = MappingProxyType({}),
+        witnessed: Mapping[bytes, Witnessed] = MappingProxyType({}),
     ) -> None:
         """Pay for a query. When this returns the charge is on the disk, and the answer may be computed.
 
         Arguments:
-            query: SHA-256 of what is asked, hexadecimal. witnessed: number and head of other sites' latest charges, by
-                their number on the roster, to be remembered.
+            query: SHA-256 of what is asked, hexadecimal. witnessed: what is known of other sites' ledgers now, by
+                public key, to be remembered.
         Raises:
             LedgerError: the number was charged before, or no sums of the function are left.
         """
@@ -254,20 +274,36 @@ class Ledger:
             terms = state.account(study).declared(function).terms
             self._write(
                 state,
-                Charged(study=study, index=index, function=function, query=query, terms=terms),
-            )
+                Charged(
+                    study=study, index=index, function=function, query=query, terms=terms, salt=self._salt(state)
+                ),
+            )  # fmt: skip
             self._database.executemany(
                 "INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)",
-                ((study, site, number, head) for site, (number, head) in witnessed.items()),
+                (
+                    (
+                        site,
+                        study,
+                        each.number,
+                        None if each.receipt is None else each.receipt.to_line(),
+                    )
+                    for site, each in witnessed.items()
+                ),
             )
 
-    def witnessed(self, study: str) -> dict[int, tuple[int, str]]:
-        """Number and head of the latest charge that this site has seen of every other one, by number on the roster."""
+    def witnessed(self, site: bytes) -> dict[str, Witnessed]:
+        """What is known of the ledger of the site with that public key, by study.
+
+        It is kept when a study is closed: it is proof, should that ledger go back.
+        """
         with self._transaction("DEFERRED"):
             rows = self._database.execute(
-                "SELECT site, number, head FROM witnessed WHERE study = ?", (study,)
-            )
-            return {site: (number, head) for site, number, head in rows}
+                "SELECT study, number, receipt FROM witnessed WHERE site = ?", (site,)
+            ).fetchall()
+        return {
+            study: Witnessed(number, None if line is None else SignedReceipt.from_line(line))
+            for study, number, line in rows
+        }
 
     def head_at(self, sequence: int) -> str | None:
         """Hash of an entry, hexadecimal; None if there are not so many."""
@@ -314,10 +350,7 @@ class Ledger:
 
     def receipt(self, study: str, index: int) -> SignedReceipt:
         """The receipt of an answered query; always the same one. Raises LedgerError where it was not."""
-        asked = self.find(study, index)
-        if asked is None:
-            raise LedgerError(f"Expected query {index} to be answered")
-        return receipt_of(study, index, asked, self._key)
+        return receipt_of(self.state.account(study), index, self._key)
 
     def sign(self, tag: Tag, message: bytes) -> bytes:
         """A signature of this site, for one purpose."""
@@ -361,8 +394,7 @@ class Ledger:
         with self._transaction() as state:
             if not state.account(study).closed:
                 self._write(state, Closed(study=study))
-            for table in ("answers", "witnessed"):
-                self._database.execute(f"DELETE FROM {table} WHERE study = ?", (study,))  # noqa: S608
+            self._database.execute("DELETE FROM answers WHERE study = ?", (study,))
 
     def refuse(self, study: str, reason: str) -> None:
         """Log a refusal, once for each study and reason; of studies that this site does not know, a hundred."""
@@ -427,6 +459,10 @@ class Ledger:
             self._kept = kept  # an entry that may not come next has changed nothing
             raise
         _insert(self._database, entry, self._key)
+
+    def _salt(self, state: LedgerState) -> str:
+        """16 bytes for the next charge that this site alone can compute, hexadecimal."""
+        return derive_key(self._key.secret("salts"), state.entries, state.head).hex()[:32]
 
     def _marks(self, identities: Iterable[bytes]) -> Iterator[bytes]:
         """HMACs of identities, cut to eight bytes, under a secret of this site."""

@@ -42,7 +42,8 @@ class KeptSum:
         total: sum of the survivors' answers, int64 (float64 with trust `unsafe`), shape (d,); None if abandoned.
         seconds: how long it took.
         lack: why there is no total, in words.
-        transcript, cohort, signatures, receipts: as in `server/sums.py`, for the release.
+        nonce: of the query, hexadecimal. transcript, cohort, members, signatures, receipts: as in `server/sums.py`, so
+            that a release can be verified.
     """
 
     index: int
@@ -55,8 +56,10 @@ class KeptSum:
     seconds: float
     refusals: Mapping[str, str] = field(default_factory=dict)
     lack: str = ""
+    nonce: str = ""
     transcript: str = ""
     cohort: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
     signatures: Mapping[str, str] = field(default_factory=dict)
     receipts: Mapping[str, SignedReceipt] = field(default_factory=dict)
 
@@ -65,8 +68,8 @@ class KeptSum:
         return {
             "index": self.index, "function": self.function, "round": self.round, "query_hash": self.query_hash,
             "survivors": list(self.survivors), "missing": list(self.missing), "abandoned": self.total is None,
-            "seconds": self.seconds, "refusals": dict(self.refusals), "lack": self.lack, "transcript": self.transcript,
-            "cohort": list(self.cohort), "signatures": dict(self.signatures),
+            "seconds": self.seconds, "refusals": dict(self.refusals), "lack": self.lack, "nonce": self.nonce, "transcript": self.transcript,
+            "cohort": list(self.cohort), "members": list(self.members), "signatures": dict(self.signatures),
             "receipts": {name: each.to_values() for name, each in self.receipts.items()},
         }  # fmt: skip
 
@@ -112,7 +115,8 @@ class Checkpoint:
 
 _HEAD = {
     "index": int, "function": str, "round": int, "query_hash": str, "survivors": tuple[str, ...],
-    "missing": tuple[str, ...], "seconds": float, "lack": str, "transcript": str, "cohort": tuple[str, ...],
+    "missing": tuple[str, ...], "seconds": float, "lack": str, "nonce": str, "transcript": str, "cohort": tuple[str, ...],
+    "members": tuple[str, ...],
 }  # fmt: skip
 
 

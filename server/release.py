@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,9 +29,12 @@ from study.declaration import Declaration
 from study.freezing import to_toml
 from study.guarantee import Guarantee
 from study.models import feature_names
+from study.receipts import SignedReceipt
 from study.roster import SignedRoster
 
-__all__ = ["Release", "is_release", "summary_of", "write_release"]
+__all__ = [
+    "Release", "is_release", "privacy_of", "receipt_lines", "released_model", "summary_of", "write_release",
+]  # fmt: skip
 
 _FEW_PARAMETERS = 1000
 
@@ -62,12 +65,10 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
     directory.mkdir(parents=True)
     guarantee, outcome = Guarantee(release.declaration), release.outcome
     study, summary = guarantee.study, summary_of(release, guarantee)
-    privacy = (
-        guarantee.to_values() | _covered(guarantee) | {"simulation": release.simulation is not None}
-    )
+    privacy = privacy_of(guarantee, simulation=release.simulation is not None)
     history = _with_epsilon(outcome.history, guarantee)
-    scaling = _public_scaling(guarantee)
-    model = save(outcome.parameters | scaling, metadata=_model_metadata(guarantee))
+    tensors, metadata = released_model(guarantee, outcome.parameters)
+    model = save(tensors, metadata=metadata)
     (directory / "model.safetensors").write_bytes(model)
     (directory / "sums.safetensors").write_bytes(save(_sums(outcome.sums)))
     _write(directory / "study.toml", to_toml(study))
@@ -83,23 +84,34 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
         study=study, summary=summary, privacy=privacy, history=history, plots=plots
     )
     _write(directory / "report.html", report)
-    _write_receipts(outcome.sums, directory / "receipts")
+    (directory / "receipts").mkdir()
+    for name, lines in receipt_lines(kept.receipts for kept in outcome.sums).items():
+        (directory / "receipts" / f"{name}.jsonl").write_bytes(lines)
     if release.sites is not None:
         shutil.copytree(release.sites, directory / "sites")
     _write(directory / "manifest.json", _json(_manifest(release, directory)))
     return summary
 
 
-def _write_receipts(sums: list[KeptSum], directory: Path) -> None:
-    """One file a site, as `discreet ledger verify --receipts` reads it."""
-    lines: dict[str, list[bytes]] = {}
-    for kept in sums:
-        for name, signed in kept.receipts.items():
-            lines.setdefault(name, []).append(signed.to_line())
-    if lines:
-        directory.mkdir()
-    for name, each in lines.items():
-        (directory / f"{name}.jsonl").write_bytes(b"".join(line + b"\n" for line in each))
+def receipt_lines(queries: Iterable[Mapping[str, SignedReceipt]]) -> dict[str, bytes]:
+    """By name, the content of a site's file under `receipts/`, as `discreet ledger verify --receipts` reads it."""
+    lines: dict[str, bytes] = {}
+    for receipts in queries:
+        for name, signed in receipts.items():
+            lines[name] = lines.get(name, b"") + signed.to_line() + b"\n"
+    return lines
+
+
+def privacy_of(guarantee: Guarantee, *, simulation: bool) -> dict[str, Any]:
+    """The content of `privacy.json`: it follows from the declaration."""
+    return guarantee.to_values() | _covered(guarantee) | {"simulation": simulation}
+
+
+def released_model(
+    guarantee: Guarantee, parameters: Parameters
+) -> tuple[Parameters, dict[str, str]]:
+    """Tensors and metadata of `model.safetensors`, public bounds included."""
+    return parameters | _public_scaling(guarantee), _model_metadata(guarantee)
 
 
 def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
@@ -225,8 +237,20 @@ def _manifest(release: Release, directory: Path) -> dict[str, Any]:
             "dp-accounting": version("dp-accounting"), "python": platform.python_version(),
         },
         "files": {str(path.relative_to(directory)): _digest(path) for path in files},
-        "queries": [kept.to_values() for kept in release.outcome.sums],
+        "sessions": {_session_of(kept): list(kept.members) for kept in release.outcome.sums},
+        "queries": [
+            {name: value for name, value in kept.to_values().items() if name != "members"}
+            | {"session": _session_of(kept)}
+            for kept in release.outcome.sums
+        ],
     }  # fmt: skip
+
+
+def _session_of(kept: KeptSum) -> str:
+    """A name for the keys of a session, which many queries share; "none" where nothing was masked."""
+    return (
+        hashlib.sha256("".join(kept.members).encode()).hexdigest()[:16] if kept.members else "none"
+    )
 
 
 def is_release(directory: Path) -> bool:

@@ -190,7 +190,8 @@ class _Run:
         declaration = self._job.declaration
         query = SumQuery(
             declaration=declaration, index=index, function=ask.function, parameters=ask.parameters,
-            nonce=self._job.entropy("query", declaration.hash, index)[:NONCE_BYTES], receipts=self._receipts.latest,
+            nonce=self._job.entropy("query", declaration.hash, index)[:NONCE_BYTES],
+            receipts=self._receipts.for_query(index),
         )  # fmt: skip
         with self._job.undisturbed():
             gathered = self._gatherer.gather(query)
@@ -198,8 +199,9 @@ class _Run:
                 index=index, function=ask.function, round=ask.round, query_hash=query_hash(query.to_bytes()),
                 survivors=gathered.survivors, missing=self._missing(gathered), refusals=gathered.problems,
                 total=self._with_server_noise(ask.function, index, gathered.total), lack=gathered.lack,
-                seconds=time.monotonic() - began, transcript=gathered.transcript, cohort=gathered.cohort,
-                signatures=gathered.signatures, receipts=gathered.receipts,
+                seconds=time.monotonic() - began, nonce=query.nonce.hex(), transcript=gathered.transcript,
+                cohort=gathered.cohort, members=gathered.members, signatures=gathered.signatures,
+                receipts=gathered.receipts,
             )  # fmt: skip
             self._checkpoint.keep(kept)
         return kept

@@ -28,7 +28,7 @@ from privacy.secure_aggregation.site import Federation, setup_key_of
 from server.trips import Reply, Trips
 from study.aggregation import federation_of
 from study.guarantee import Guarantee
-from study.queries import Refusal, SumAnswer, SumQuery, query_hash
+from study.queries import MOST_RECEIPTS, Refusal, SumAnswer, SumQuery, query_hash
 from study.receipts import ReceiptedAnswer, SignedReceipt
 from study.roster import Roster
 
@@ -44,7 +44,8 @@ class Gathered:
         survivors: names, in the order of the roster. problems: why each of the others is missing, by name.
         lack: why there is no total, in words; empty where there is one.
         receipts: of the answers, by name.
-        transcript: what the receipts are of, hexadecimal. cohort: who was asked.
+        transcript: what the receipts are of, hexadecimal. cohort: who was asked. members: their keys of this session,
+            as `SetupKey`s in hexadecimal; empty where nothing is masked.
         signatures: of the set of survivors, hexadecimal, by name; none where all were there, or nothing is masked.
     """
 
@@ -55,35 +56,39 @@ class Gathered:
     receipts: Mapping[str, SignedReceipt]
     transcript: str
     cohort: tuple[str, ...]
+    members: tuple[str, ...] = ()
     signatures: Mapping[str, str] = field(default_factory=dict)
 
 
 class Receipts:
-    """The latest receipt of every site, as it goes into the next query; a site whose ledger goes back is found out."""
+    """Every site's latest receipts, as they go into the next query; a site whose ledger goes back is found out."""
 
     def __init__(self, roster: Roster | None) -> None:
-        self._numbers = (
-            {} if roster is None else {name: number for number, name in roster.names.items()}
-        )
-        self._keys = (
-            {}
-            if roster is None
-            else dict(zip(roster.names.values(), roster.identities, strict=True))
-        )
-        self._latest: dict[int, SignedReceipt] = {}
+        names = {} if roster is None else roster.names
+        self._numbers = {name: number for number, name in names.items()}
+        self._identities = () if roster is None else roster.identities
+        self._chains: dict[int, list[SignedReceipt]] = {}
 
-    @property
-    def latest(self) -> dict[int, SignedReceipt]:
-        """By number on the roster."""
-        return dict(sorted(self._latest.items()))
+    def for_query(self, index: int) -> dict[int, tuple[SignedReceipt, ...]]:
+        """By number on the roster: as far back as the sites need that may still be there.
+
+        Whoever has answered query i has seen everybody's receipts of the queries before i.
+        """
+        answered = [chain[-1].receipt.index for chain in self._chains.values()]
+        oldest = min((each for each in answered if each >= index - MOST_RECEIPTS), default=index)
+        needed = {}
+        for number, chain in sorted(self._chains.items()):
+            since = [each for each in chain if each.receipt.index >= oldest] or chain[-1:]
+            needed[number] = tuple(since[-MOST_RECEIPTS:])
+        return needed
 
     def keep(self, name: str, signed: SignedReceipt) -> None:
-        """Remember a receipt, if it is later than the one that is known."""
+        """Remember a receipt, if it is later than those that are known."""
         number = self._numbers.get(name)
         if number is not None:
-            earlier = self._latest.get(number)
-            if earlier is None or earlier.receipt.sequence < signed.receipt.sequence:
-                self._latest[number] = signed
+            chain = self._chains.get(number, [])
+            if not chain or chain[-1].receipt.sequence < signed.receipt.sequence:
+                self._chains[number] = [*chain, signed][-MOST_RECEIPTS:]
 
     def checked(
         self, name: str, content: bytes, query: SumQuery, transcript: str
@@ -98,10 +103,11 @@ class Receipts:
         asked = (receipt.study, receipt.index, receipt.transcript)
         if asked != (query.declaration.hash, query.index, transcript):
             raise ProtocolError("Expected a receipt of this query, found one of another")
-        if name in self._keys:
-            received.signed.verify(self._keys[name])
-            earlier = self._latest.get(self._numbers[name], received.signed)
-            if earlier != received.signed and earlier.receipt.sequence >= receipt.sequence:
+        number = self._numbers.get(name)
+        if number is not None:
+            received.signed.verify(self._identities[number - 1])
+            latest = self._chains.get(number, [received.signed])[-1]
+            if latest != received.signed and latest.receipt.sequence >= receipt.sequence:
                 raise ProtocolError(
                     "Expected a ledger that goes on, found a receipt of an earlier entry, or another"
                 )
@@ -260,6 +266,7 @@ class MaskedSums:
         return Gathered(
             total=total, survivors=survivors, problems=problems, lack=lack, receipts=receipts,
             transcript=evidence.transcript.hex(), cohort=tuple(self._names[site] for site in evidence.members),
+            members=tuple(each.to_bytes().hex() for each in self._members),
             signatures={self._names[site]: each.hex() for site, each in evidence.signatures.items()},
         )  # fmt: skip
 

@@ -46,6 +46,7 @@ from study.settings import fits
 __all__ = [
     "BODIES",
     "DISTANCE",
+    "FIRST",
     "Adjacency",
     "Agreed",
     "Answered",
@@ -274,13 +275,18 @@ class Approved(Body):
 
 @dataclass(frozen=True, kw_only=True)
 class Charged(Body):
-    """Query number `index` of the study, with this SHA-256, is paid for; `terms` repeats what it costs."""
+    """Query number `index` of the study, with this SHA-256, is paid for; `terms` repeats what it costs.
+
+    `salt` is 16 bytes that nobody can guess: receipts show this entry's hash to everybody, and without it whoever
+    guesses the entries in between (another study's name, say) could test the guess.
+    """
 
     KIND = "charged"
     study: str
     index: int
     function: str
     query: str
+    salt: str
     terms: SumTerms | None
 
     def __post_init__(self) -> None:
@@ -288,6 +294,8 @@ class Charged(Body):
         _require_hash(self.study, self.query)
         _require_name(self.function)
         _require_index(self.index)
+        if not re.fullmatch("[0-9a-f]{32}", self.salt):
+            raise ProtocolError("Expected a salt of 32 hexadecimal digits")
 
 
 @dataclass(frozen=True, kw_only=True)

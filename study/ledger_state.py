@@ -57,12 +57,14 @@ MASKED = ("aggregate", "server")
 class Asked:
     """A query that was charged: what was asked, the entry that charged it, and what became of it.
 
-    `agreed` says of which sum its answer may be unmasked, once that was agreed to.
+    `previous` is the head of the latest charge that had been answered then: so receipts are a chain. `agreed` says of
+    which sum the answer may be unmasked, once that was agreed to.
     """
 
     charge: Charged
     sequence: int
     head: str
+    previous: str
     status: Literal["pending", "answered", "burnt"] = "pending"
     answer: str | None = None
     agreed: Agreed | None = None
@@ -70,11 +72,15 @@ class Asked:
 
 @dataclass(kw_only=True)
 class StudyAccount:
-    """One approved study: every query by its number, and how many were charged of each function."""
+    """One approved study: every query by its number, and how many were charged of each function.
+
+    `latest` is number and head of the last charge that was answered.
+    """
 
     approval: Approved
     asked: dict[int, Asked] = field(default_factory=dict)
     charged: Counter[str] = field(default_factory=Counter)
+    latest: tuple[int, str] = (-1, FIRST)
     closed: bool = False
 
     def declared(self, function: str) -> DeclaredSum:
@@ -237,11 +243,15 @@ class LedgerState:
             raise LedgerError(f"Expected at most {declared.count} queries of {body.function}")
         if body.terms != declared.terms:
             raise LedgerError("Expected the terms that were approved")
-        account.asked[body.index] = Asked(charge=body, sequence=entry.sequence, head=entry.hash)
+        account.asked[body.index] = Asked(
+            charge=body, sequence=entry.sequence, head=entry.hash, previous=account.latest[1]
+        )
         account.charged[body.function] += 1
 
     def _answer(self, body: Answered, _entry: Entry) -> None:
-        self._settle(body.study, body.index, "answered", body.answer)
+        account, asked = self._pending(body.study, body.index)
+        account.asked[body.index] = replace(asked, status="answered", answer=body.answer)
+        account.latest = max(account.latest, (asked.sequence, asked.head))
 
     def _agree(self, body: Agreed, _entry: Entry) -> None:
         account = self._open_account(body.study)
@@ -264,17 +274,17 @@ class LedgerState:
         account.asked[body.index] = replace(asked, agreed=body)
 
     def _burn(self, body: Burnt, _entry: Entry) -> None:
-        self._settle(body.study, body.index, "burnt", None)
+        account, asked = self._pending(body.study, body.index)
+        account.asked[body.index] = replace(asked, status="burnt")
 
-    def _settle(
-        self, study: str, index: int, status: Literal["answered", "burnt"], answer: str | None
-    ) -> None:
+    def _pending(self, study: str, index: int) -> tuple[StudyAccount, Asked]:
+        """A query that waits for its answer."""
         account = self._open_account(study)
         asked = account.asked.get(index)
         if asked is None or asked.status != "pending":
             found = "none" if asked is None else f"one that is {asked.status}"
             raise LedgerError(f"Expected query {index} to be charged and pending, found {found}")
-        account.asked[index] = replace(asked, status=status, answer=answer)
+        return account, asked
 
     def _close(self, body: Closed, _entry: Entry) -> None:
         account = self._open_account(body.study)

@@ -18,12 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.errors import ProtocolError
+from privacy.secure_aggregation.thresholds import MOST_SITES
 from study.canonical import canonical_json
 from study.codec import Arrays, decode, encode
 from study.declaration import Declaration
 from study.receipts import SignedReceipt
 
-__all__ = ["NONCE_BYTES", "Refusal", "SumAnswer", "SumQuery", "query_hash"]
+__all__ = ["MOST_RECEIPTS", "NONCE_BYTES", "Refusal", "SumAnswer", "SumQuery", "query_hash"]
+
+MOST_RECEIPTS = 32
+"""Of one site in a query: a member that has missed more rounds than that cannot tell where the chain begins."""
 
 NONCE_BYTES = 16
 """Random bytes in every message, both ways: nobody can recognise a message by guessing its content."""
@@ -71,8 +75,9 @@ class SumQuery:
         function: a stage of the study.
         parameters: arrays by name: the model, and what scaling it has learnt.
         nonce: `NONCE_BYTES` random bytes.
-        receipts: the latest of every site that has answered this study, by number on the roster: a ledger that was put
-            back is found out by its own site and by the others.
+        receipts: the latest of every site that has answered this study, by number on the roster, oldest first, as far
+            back as any member needs to see that they are one chain: a ledger that was put back is found out by its own
+            site and by the others.
     """
 
     declaration: Declaration
@@ -80,14 +85,14 @@ class SumQuery:
     function: str
     parameters: Arrays = field(default_factory=dict)
     nonce: bytes
-    receipts: Mapping[int, SignedReceipt] = field(default_factory=dict)
+    receipts: Mapping[int, tuple[SignedReceipt, ...]] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The message."""
         head = {
             "kind": "sum-query", "declaration": self.declaration.to_values(), "index": self.index,
             "function": self.function, "nonce": self.nonce.hex(),
-            "receipts": {str(site): each.to_values() for site, each in self.receipts.items()},
+            "receipts": {str(site): [each.to_values() for each in chain] for site, chain in self.receipts.items()},
         }  # fmt: skip
         return encode(head, self.parameters)
 
@@ -170,12 +175,21 @@ def _require_keys(head: dict[str, Any], kind: str, keys: set[str]) -> None:
         raise ProtocolError(f"Expected a {kind} with {', '.join(sorted(keys))}")
 
 
-def _receipts(values: Any) -> dict[int, SignedReceipt]:
-    if not isinstance(values, dict) or not all(
-        re.fullmatch("[1-9][0-9]{0,4}", each) for each in values
+def _receipts(values: Any) -> dict[int, tuple[SignedReceipt, ...]]:
+    if (
+        not isinstance(values, dict)
+        or len(values) > MOST_SITES
+        or not all(re.fullmatch("[1-9][0-9]{0,4}", each) for each in values)
+        or not all(
+            isinstance(chain, list) and 1 <= len(chain) <= MOST_RECEIPTS
+            for chain in values.values()
+        )
     ):
-        raise ProtocolError("Expected receipts by number of a site")
-    return {int(site): SignedReceipt.from_values(each) for site, each in values.items()}
+        raise ProtocolError(f"Expected 1 to {MOST_RECEIPTS} receipts by number of a site")
+    return {
+        int(site): tuple(SignedReceipt.from_values(each) for each in chain)
+        for site, chain in values.items()
+    }
 
 
 def _nonce(head: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from privacy.errors import LedgerError, ProtocolError
 from privacy.signing import SigningKey, verify
 from study.canonical import canonical_json, parse_canonical
 from study.ledger_entries import SignedEntry, hash_of
-from study.ledger_state import Asked, LedgerState
+from study.ledger_state import LedgerState, StudyAccount
 
 __all__ = [
     "Receipt", "ReceiptedAnswer", "SignedReceipt", "check_receipts", "receipt_of", "receipts_of",
@@ -34,6 +34,8 @@ class Receipt:
         study, index: which query; transcript: SHA-256 of what the site was asked: of a query's bytes, or, where the sum
             is masked, of those and all that secure aggregation rests on (`secure_aggregation/site.py`).
         sequence, head: number and hash of the ledger's entry that charged it.
+        previous: `head` of the receipt before, of this site and study; zeros for the first. So receipts are a chain:
+            who knows one can tell whether a later one goes on from it.
         answer: SHA-256 of the answer's bytes.
     """
 
@@ -42,10 +44,11 @@ class Receipt:
     transcript: str
     sequence: int
     head: str
+    previous: str
     answer: str
 
     def __post_init__(self) -> None:
-        for name in ("study", "transcript", "head", "answer"):
+        for name in ("study", "transcript", "head", "previous", "answer"):
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
                 raise ProtocolError(f"Expected {name} of 64 hexadecimal digits")
@@ -132,13 +135,14 @@ class ReceiptedAnswer:
         return ReceiptedAnswer(signed=signed, answer=answer)
 
 
-def receipt_of(study: str, index: int, asked: Asked, key: SigningKey) -> SignedReceipt:
-    """The receipt of an answered query. Raises LedgerError where it was not."""
-    if asked.answer is None:
+def receipt_of(account: StudyAccount, index: int, key: SigningKey) -> SignedReceipt:
+    """The receipt of an answered query; always the same. Raises LedgerError where it was not answered."""
+    asked = account.asked.get(index)
+    if asked is None or asked.answer is None:
         raise LedgerError(f"Expected query {index} to be answered")
     receipt = Receipt(
-        study=study, index=index, transcript=asked.charge.query, sequence=asked.sequence, head=asked.head,
-        answer=asked.answer,
+        study=account.approval.study, index=index, transcript=asked.charge.query, sequence=asked.sequence,
+        head=asked.head, previous=asked.previous, answer=asked.answer,
     )  # fmt: skip
     return SignedReceipt.sign(receipt, key)
 
@@ -146,8 +150,8 @@ def receipt_of(study: str, index: int, asked: Asked, key: SigningKey) -> SignedR
 def receipts_of(state: LedgerState, key: SigningKey) -> list[SignedReceipt]:
     """A receipt of every answered query, in the order of the charges."""
     receipts = [
-        receipt_of(study, index, asked, key)
-        for study, account in state.studies.items()
+        receipt_of(account, index, key)
+        for account in state.studies.values()
         for index, asked in account.asked.items()
         if asked.answer is not None
     ]
@@ -197,3 +201,7 @@ def _check(entries: Sequence[SignedEntry], state: LedgerState, receipt: Receipt)
         raise LedgerError(f"{name}: expected the entry that charged it, found another")
     if asked.answer != receipt.answer:
         raise LedgerError(f"{name}: expected the answer that was receipted, found another or none")
+    if asked.previous != receipt.previous:
+        raise LedgerError(
+            f"{name}: expected it to follow another receipt: one was given that this ledger lacks"
+        )
