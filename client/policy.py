@@ -140,14 +140,14 @@ class Floors:
         at_most=10_000,
     )
     shares: int = setting(
-        "Trust aggregate: sites whose noise is sure to be in a sum, whoever drops out or colludes: survivors less\n"
-        "privacy.max_colluding. Two, so that no site stands alone among colluding ones.",
+        "Masked sums: honest sites whose answers (with trust aggregate, and noise) are sure to be in every one, whoever\n"
+        "drops out: survivors less privacy.max_colluding. Two, so that no site stands alone among colluding ones.",
         default=2,
         at_least=1,
         at_most=10_000,
     )
     colluding: int = setting(
-        "Trust aggregate: colluding sites that a study guards against (privacy.max_colluding). One, which is the\n"
+        "Masked sums: colluding sites that a study guards against (privacy.max_colluding). One, which is the\n"
         "least. With trust local all others may collude.",
         default=1,
         at_least=1,
@@ -316,7 +316,10 @@ def _columns(columns: Columns, guarantee: Guarantee) -> list[Finding | None]:
 
 def _floors(floors: Floors, guarantee: Guarantee) -> list[Finding | None]:
     tolerance, study = guarantee.tolerance, guarantee.study
-    in_shares = study.privacy.trust == "aggregate"
+    masked = guarantee.masked
+    honest = (
+        tolerance.survivors - tolerance.colluding
+    )  # whose answers are in every sum that is unmasked
     z = guarantee.declaration.noise_multiplier
     least = None if z is None else z * min(each.noise_ratio for each in guarantee.stages)
     # Where the unit is a site, somebody at two of them is protected at each alone.
@@ -324,8 +327,8 @@ def _floors(floors: Floors, guarantee: Guarantee) -> list[Finding | None]:
     return [
         _at_least(Rule.SITES, tolerance.sites, floors.sites),
         _at_least(Rule.SURVIVORS, tolerance.survivors, floors.survivors),
-        _at_least(Rule.SHARES, tolerance.shares, floors.shares) if in_shares else None,
-        _at_least(Rule.COLLUDING, tolerance.colluding, floors.colluding) if in_shares else None,
+        _at_least(Rule.SHARES, honest, floors.shares) if masked else None,
+        _at_least(Rule.COLLUDING, tolerance.colluding, floors.colluding) if masked else None,
         _at_least(Rule.NOISE, least, floors.noise_multiplier),
         _at_least(Rule.SITES_PER_UNIT, places, floors.sites_per_unit),
     ]

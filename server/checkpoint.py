@@ -68,7 +68,8 @@ class KeptSum:
         return {
             "index": self.index, "function": self.function, "round": self.round, "query_hash": self.query_hash,
             "survivors": list(self.survivors), "missing": list(self.missing), "abandoned": self.total is None,
-            "seconds": self.seconds, "refusals": dict(self.refusals), "lack": self.lack, "nonce": self.nonce, "transcript": self.transcript,
+            "seconds": self.seconds, "refusals": dict(self.refusals), "lack": self.lack,
+            "nonce": self.nonce, "transcript": self.transcript,
             "cohort": list(self.cohort), "members": list(self.members), "signatures": dict(self.signatures),
             "receipts": {name: each.to_values() for name, each in self.receipts.items()},
         }  # fmt: skip
@@ -115,8 +116,8 @@ class Checkpoint:
 
 _HEAD = {
     "index": int, "function": str, "round": int, "query_hash": str, "survivors": tuple[str, ...],
-    "missing": tuple[str, ...], "seconds": float, "lack": str, "nonce": str, "transcript": str, "cohort": tuple[str, ...],
-    "members": tuple[str, ...],
+    "missing": tuple[str, ...], "seconds": float, "lack": str, "nonce": str, "transcript": str,
+    "cohort": tuple[str, ...], "members": tuple[str, ...],
 }  # fmt: skip
 
 

@@ -425,6 +425,12 @@ class Study:
             "1 where a unit may be at several sites: each of them would draw it anew",
             self.training.sampling_rate,
         )
+        _require(
+            data.sites_per_unit == 1 or self.training.algorithm != "dp-fedavg",
+            "data.sites_per_unit",
+            "1 with dp-fedavg, whose unit is a whole site: somebody at two of them is protected at each alone",
+            data.sites_per_unit,
+        )
         if data.task == "regression" and data.label_bounds is None:
             raise ImpossibleSettingError(
                 "data.label_bounds",

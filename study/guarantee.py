@@ -47,6 +47,7 @@ _FOR_UNLIKELY = 0.001
 _FARTHEST = 700.0  # e^epsilon is a number
 _MOMENTS_SHARE = 0.1  # of mu^2: measured on tabular data, where it costs no accuracy
 _EXACT_ROUNDS = 50
+_MOST_MASKED_SUMS = 20_000  # a hostile first query for the last one costs a site seconds, no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,6 +359,11 @@ class Guarantee:
             self.mechanism(stage.function)  # raises where no noise is wide enough
         if self.masked:
             self.thresholds  # noqa: B018  raises where secure aggregation would not hold
+            if sum(stage.count for stage in self.stages) > _MOST_MASKED_SUMS:
+                raise PrivacyError(
+                    f"Expected at most {_MOST_MASKED_SUMS} masked sums, spares included, found more",
+                    hint="fewer rounds, or trust = local: keys are ratcheted for every query up to the one that is asked",
+                )
         if not self._reaches(found):
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",

@@ -152,12 +152,15 @@ class SignedRoster:
             raise ProtocolError("Expected a roster that the federation's key has signed")
 
     def check_signed(self) -> None:
-        """What can be said without the version before. Raise ProtocolError for a false signature.
+        """Raise ProtocolError for what can be told to be wrong without the version before.
 
-        A first version has to be signed by the federation's key.
+        A first version has to be signed by the federation's key; of any version no signature is false.
         """
-        for key in self.signatures:
-            self._is_signed(key)
+        false = [key for key in self.signatures if not self._is_signed(key)]
+        if false:
+            raise ProtocolError(
+                f"Expected a signature (roster) by {fingerprint(bytes.fromhex(false[0]))}"
+            )
         if self.roster.number == 1:
             self.check_first()
 
@@ -186,11 +189,14 @@ class SignedRoster:
             )
 
     def _is_signed(self, key: str) -> bool:
-        """Is there a signature of this key? Raises ProtocolError for a false one."""
+        """Is there a signature of this key? A false one counts for nothing: anybody could add it."""
         if key not in self.signatures:
             return False
         content = canonical_json(self.roster.to_values())
-        verify(bytes.fromhex(key), "roster", content, bytes.fromhex(self.signatures[key]))
+        try:
+            verify(bytes.fromhex(key), "roster", content, bytes.fromhex(self.signatures[key]))
+        except ProtocolError:
+            return False
         return True
 
     def to_bytes(self) -> bytes:

@@ -6,14 +6,16 @@
 
 Nothing that the sites' privacy rests on is in here: a coordinator that leaves this file out, or does something else,
 learns no more (`site.py`). What is here makes an honest one right: every message is checked against what its site has
-committed itself to, so that the sum is exact or the round is abandoned, and who is to blame is known.
+committed itself to, so that the sum is exact or the round is abandoned. Whom to blame is known for a reply that differs
+from its own site's commitment; where two sites contradict each other, it is one of the two.
 
-Uploads are added up as they come in; one vector is held, not one for each site.
+An upload is added up when it is taken; one vector is held, not one for each site.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -80,26 +82,25 @@ class Evidence:
 def session_members(federation: Federation, announced: Sequence[SetupKey]) -> tuple[SetupKey, ...]:
     """The members of a session, in the order in which everybody has to be told of them.
 
+    Sites that have announced the same key are left out, all of them: no honest site does, and nobody would go on with them.
+
     Raises:
-        AggregationError: a key that its site has not signed, that another has announced too, or a site named twice.
+        AggregationError: a key that its site has not signed, or a site named twice.
         RoundAbandonedError: there are fewer than m.
     """
-    members = tuple(sorted(announced, key=lambda each: each.site))
-    for each in members:
+    for each in announced:
         setup_key_of(federation, each, step="setup")
-    if (
-        not len(members)
-        == len({each.site for each in members})
-        == len({each.public for each in members})
-    ):
-        raise AggregationError(
-            "setup", "expected keys of different sites, of which no two are equal"
-        )
+    if len({each.site for each in announced}) < len(announced):
+        raise AggregationError("setup", "expected one key of each site")
+    keys_seen = Counter(each.public for each in announced)
+    members = sorted(
+        (each for each in announced if keys_seen[each.public] == 1), key=lambda each: each.site
+    )
     if len(members) < federation.thresholds.survivors:
         raise RoundAbandonedError(
             f"Expected keys of at least {federation.thresholds.survivors} sites, found {len(members)}"
         )
-    return members
+    return tuple(members)
 
 
 @dataclass
@@ -179,7 +180,7 @@ class CoordinatorRound:
             if earlier.pair_masks[site] != claims.pair_masks[other]:
                 raise AggregationError(
                     "upload",
-                    f"expected the mask that site {site} shares with site {other}, found another",
+                    f"expected sites {site} and {other} to share one mask, found two: one of them has it wrong",
                 )
         self._claims[site] = claims
         np.add(self._total, message.vector, out=self._total)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from privacy.errors import ProtocolError
 from privacy.secure_aggregation.shamir import SHARE_BYTES
+from privacy.secure_aggregation.thresholds import MOST_SITES
 from privacy.signing import PROTOCOL
 
 __all__ = [
@@ -42,7 +43,6 @@ Numbers = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 """A vector of the ring of integers modulo 2^32 or 2^64."""
 
 _MAGIC = b"DSA" + bytes([PROTOCOL])
-_LONGEST = 2**31  # bytes or items behind one length
 
 
 class _Reader:
@@ -106,7 +106,10 @@ def _list(item: _Field) -> _Field:
             item.write(pieces, value)
 
     def read(reader: _Reader) -> tuple[Any, ...]:
-        return tuple(item.read(reader) for _ in range(reader.number(4)))
+        count = reader.number(4)
+        if count > MOST_SITES:
+            raise ProtocolError(f"Expected a list of at most {MOST_SITES}, found {count}")
+        return tuple(item.read(reader) for _ in range(count))
 
     return _Field(write, read)
 

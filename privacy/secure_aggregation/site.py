@@ -348,6 +348,10 @@ def setup_key_of(federation: Federation, announced: SetupKey, *, step: str) -> S
         "keys of this study and roster",
     )  # fmt: skip
     _require(step, 1 <= announced.site <= len(federation.identities), "a site of the roster")
+    # A coordinate has several spellings, and "no key twice" is about keys, not about spellings.
+    _require(
+        step, int.from_bytes(announced.public, "little") < 2**255 - 19, "a key in its one spelling"
+    )
     try:
         verify(
             federation.identities[announced.site - 1],
@@ -364,6 +368,7 @@ def setup_key_of(federation: Federation, announced: SetupKey, *, step: str) -> S
 
 def _session_of(federation: Federation, state: SiteState, request: RoundRequest) -> _Session:
     """The session of these members: the one that goes on, or a new one, if this site's announced key is among them."""
+    _require("upload", len(request.members) <= len(federation.identities), "members of the roster")
     hashed = keys.digest_of("session", *request.members)
     if state.session is not None and state.session.hash == hashed:
         return state.session
