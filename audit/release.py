@@ -7,8 +7,8 @@ Checked, with nothing but the release at hand:
   the model card and the figures of `summary.json` say what follows from it;
 * the roster is the declared one, and signed; with `fingerprint`, it is the one that the auditor trusts;
 * the plan, fed with the sums, asks the queries that were asked: **every survivor has receipted the transcript of the
-  query at this very model**, with these very members, in a ledger that only goes on. As a query is asked at the model that
-  follows from the sums before it, at least m sites have so attested every sum but the last;
+  query at this very model**, with these very members, in a ledger that only goes on. As a query is asked at the model
+  that follows from the sums before it, at least m sites have so attested every sum but the last;
 * every sum is over at least m members; where some were missing, tau of the survivors have signed that very set;
 * the last model of the plan is the released one, tensor by tensor.
 

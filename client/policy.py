@@ -140,8 +140,8 @@ class Floors:
         at_most=10_000,
     )
     shares: int = setting(
-        "Masked sums: honest sites whose answers (with trust aggregate, and noise) are sure to be in every one, whoever\n"
-        "drops out: survivors less privacy.max_colluding. Two, so that no site stands alone among colluding ones.",
+        "Masked sums: honest sites whose answers (and noise, with trust aggregate) are in every one, whoever drops out:\n"
+        "survivors less privacy.max_colluding. Two, so that no site stands alone among colluding ones.",
         default=2,
         at_least=1,
         at_most=10_000,

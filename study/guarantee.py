@@ -362,7 +362,7 @@ class Guarantee:
             if sum(stage.count for stage in self.stages) > _MOST_MASKED_SUMS:
                 raise PrivacyError(
                     f"Expected at most {_MOST_MASKED_SUMS} masked sums, spares included, found more",
-                    hint="fewer rounds, or trust = local: keys are ratcheted for every query up to the one that is asked",
+                    hint="fewer rounds, or trust = local: keys go on once for every query up to the asked one",
                 )
         if not self._reaches(found):
             raise PrivacyError(

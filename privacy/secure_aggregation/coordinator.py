@@ -82,7 +82,7 @@ class Evidence:
 def session_members(federation: Federation, announced: Sequence[SetupKey]) -> tuple[SetupKey, ...]:
     """The members of a session, in the order in which everybody has to be told of them.
 
-    Sites that have announced the same key are left out, all of them: no honest site does, and nobody would go on with them.
+    Sites that have announced the same key are left out, all of them: no honest site does, and nobody would go on.
 
     Raises:
         AggregationError: a key that its site has not signed, or a site named twice.
