@@ -165,8 +165,8 @@ class PlainSums:
 class MaskedSums:
     """Sums under masks: no answer is seen alone.
 
-    A session is set up before the first query, and again when a site is outside of it that may be reached: one that has
-    restarted at once, one that did not answer after 1, 2, 4 ... queries.
+    A session is set up before the first query, at every query while there is none, and again when a site is outside of
+    it that may be reached: one that has restarted at once, one that did not answer after 1, 2, 4 ... queries.
 
     Arguments:
         trips: the way to the sites. receipts: where their receipts are kept.
@@ -272,7 +272,7 @@ class MaskedSums:
 
     def _wants_setup(self, index: int) -> bool:
         outside = len(self._members) < len(self._names)
-        return bool(self._lost) or (outside and index >= self._next_setup)
+        return not self._members or bool(self._lost) or (outside and index >= self._next_setup)
 
     def _set_up(self, index: int) -> dict[str, str]:
         """A fresh key of every site that answers; why there is none of the others, by name.

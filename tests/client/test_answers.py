@@ -61,9 +61,7 @@ def study_of(*, data=None, model=None, training=None, privacy=None, sites=None):
 def declaration_of(study=None, *, number=0, **settings_):
     study = study or study_of(**settings_)
     noise = study.privacy.noise_multiplier
-    declaration = Declaration(
-        study=study, sites=3, noise_multiplier=noise, nonce=f"{number:032x}"
-    )
+    declaration = Declaration(study=study, sites=3, noise_multiplier=noise, nonce=f"{number:032x}")
     masked = Guarantee(declaration).masked
     return with_roster(declaration, ROSTER) if masked else declaration
 
@@ -650,9 +648,7 @@ class TestNoise:
         one = declaration_of(study)
         mechanism = Guarantee(one).mechanism("gradient")
         assert mechanism.dimension == 1951
-        sites = [
-            site_of(records_of(0, features=194), entropy=reproducible(name)) for name in "abc"
-        ]
+        sites = [site_of(records_of(0, features=194), entropy=reproducible(name)) for name in "abc"]
         found = np.array(
             [
                 [integers_of(site, one, query_of(one, index=index)) for site in sites]

@@ -6,18 +6,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from flwr.clientapp import ClientApp
-from ledgers import DATA_SET, ledger_of
+from ledgers import DATA_SET, key_of, ledger_of
+from masking import roster_of, with_roster
 
 from client.answers import Site
 from client.app import make_client_app
 from client.tables import Records
 from privacy.keystream import derive_key
+from privacy.secure_aggregation.messages import RoundRequest, is_message, message_of
 from server.rounds import Job, run_study
 from simulations.grid import InProcessGrid
 from study.contract import Data, Model, Privacy, Sites, Study, Training
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.queries import SumAnswer, SumQuery
+from study.receipts import ReceiptedAnswer
+from study.roster import SignedRoster
 
 
 def entropy_of(party):
@@ -40,18 +44,27 @@ def records_of(number, *, units=6):
 
 @dataclass
 class Federation:
-    """A declaration, its sites, and everything that they were asked and answered."""
+    """A declaration, its sites, and everything that they were asked and answered, masks taken off."""
 
     declaration: Declaration
     directory: object
     asked: dict = field(default_factory=dict)  # site -> [query bytes]
     answered: dict = field(default_factory=dict)  # site -> {query index: vector}
     apps: dict = field(default_factory=dict)
+    ledgers: dict = field(default_factory=dict)  # sites go on in them, run after run
     options: dict = field(default_factory=dict)
 
     @property
     def names(self):
         return {number + 2: f"site-{number + 1}" for number in range(self.declaration.sites)}
+
+    @property
+    def roster(self):
+        return roster_of(*self.names.values())
+
+    @property
+    def signed_roster(self):
+        return SignedRoster(roster=self.roster, signatures={}).signed_by(key_of("federation"))
 
     @property
     def guarantee(self):
@@ -61,23 +74,39 @@ class Federation:
         return records_of(int(name.removeprefix("site-")))
 
     def site(self, name, *, approved=True):
-        site = Site(ledger_of(name), entropy=entropy_of(name), allow_unsafe=True)
+        if name not in self.ledgers:
+            self.ledgers[name] = ledger_of(name)
+        site = Site(self.ledgers[name], entropy=entropy_of(name), allow_unsafe=True)
         if approved:
-            site.approve(self.declaration, self.records(name), data_set=DATA_SET)
+            self.approve(site, name)
         return site
+
+    def approve(self, site, name):
+        site.approve(
+            self.declaration, self.records(name), data_set=DATA_SET, roster=self.roster
+        )  # fmt: skip
 
     def recorded(self, name, site):
         """`site`, with everything that passes written down."""
-        answer = site.answer
+        answer, integers = site.answer, site._integers
         asked, answered = self.asked.setdefault(name, []), self.answered.setdefault(name, {})
 
         def recording(content):
-            asked.append(content)
+            query = query_in(content)
+            if query is not None:
+                asked.append(query)
             sent = answer(content)
-            answered[SumQuery.from_bytes(content).index] = SumAnswer.from_bytes(sent).vector
+            if not is_message(content):
+                received = ReceiptedAnswer.from_bytes(sent)
+                index = SumQuery.from_bytes(content).index
+                answered[index] = SumAnswer.from_bytes(received.answer).vector
             return sent
 
-        site.answer = recording
+        def summed(study, query, mechanism):
+            answered[query.index] = integers(study, query, mechanism)
+            return answered[query.index]
+
+        site.answer, site._integers = recording, summed
         return site
 
     def grid(self, **other):
@@ -94,6 +123,7 @@ class Federation:
             "directory": self.directory,
             "durable": False,
             "entropy": entropy_of("coordinator"),
+            "roster": self.roster,
         }
         return Job(**settings | self.options | other)
 
@@ -104,12 +134,22 @@ class Federation:
         return Counter({name: len(queries) for name, queries in self.asked.items()})
 
 
+def query_in(content):
+    """The bytes of the query that a message asks, masked or not; None if it asks none."""
+    if not is_message(content):
+        return content
+    message = message_of(content)
+    return message.payload if isinstance(message, RoundRequest) else None
+
+
 @pytest.fixture
 def make_federation(tmp_path):
-    """A federation of `sites` sites; `training`, `privacy` and `data` change its study."""
+    """A federation of `sites` sites; `training`, `privacy` and `data` change its study, of trust `local`."""
 
-    def make(*, sites=3, nonce="0" * 32, directory=None, training=None, privacy=None, data=None):
-        privacy = {"noise_multiplier": 1.0} | (privacy or {})
+    def make(
+        *, sites=3, nonce="0" * 32, directory=None, training=None, privacy=None, data=None, ledgers=None,
+    ):  # fmt: skip
+        privacy = {"trust": "local", "noise_multiplier": 1.0} | (privacy or {})
         if privacy.get("trust") == "unsafe":
             del privacy["noise_multiplier"]
         study = Study(
@@ -129,7 +169,10 @@ def make_federation(tmp_path):
         declaration = Declaration(
             study=study, sites=sites, noise_multiplier=study.privacy.noise_multiplier, nonce=nonce
         )
-        return Federation(declaration, directory or tmp_path / "checkpoint")
+        roster = roster_of(*(f"site-{number + 1}" for number in range(sites)))
+        return Federation(
+            with_roster(declaration, roster), directory or tmp_path / "checkpoint", ledgers=ledgers or {}
+        )  # fmt: skip
 
     return make
 

@@ -122,11 +122,10 @@ def test_epsilon_is_that_of_the_declared_rounds_also_when_fewer_ran():
     assert "Here 60 of 100 rounds ran" in rounds_statement(summary(rounds=60))
 
 
-def test_aggregate_without_masks_gives_the_server_the_weaker_bound_of_one_share():
-    statement = server_statement(summary("aggregate"), privacy())
-    assert "ε = 3.00 for everybody who sees only what is released" in statement
-    assert "received every site's own sum, hidden only by that site's own share" in statement
-    assert "Against the server a weaker bound holds: ε = 5.66." in statement
+def test_aggregate_says_for_whom_the_noise_of_all_sites_together_is_enough():
+    statement = server_statement(summary("aggregate", masked=True), privacy())
+    assert "The noise of all sites together gives ε = 3.00 for everybody who sees what" in statement
+    assert "noisy sums over all sites), and for each single site" in statement
 
 
 def test_aggregate_counts_the_colluding_sites_that_the_noise_allows_for():

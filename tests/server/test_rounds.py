@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from ledgers import DATA_SET, ledger_of
+from ledgers import ledger_of
+from masking import receipted
 
 from client.answers import Site, units_of
 from client.app import make_client_app
@@ -14,7 +15,7 @@ from client.policy import Ceilings, Floors, Policy, Studies
 from privacy.errors import ProtocolError, RoundAbandonedError, StudyError
 from privacy.keystream import Keystream
 from privacy.private_sum import noise
-from server import rounds
+from server import rounds, trips
 from server.checkpoint import Checkpoint
 from simulations.grid import over_the_wire
 from study.contributions import Contributor
@@ -27,7 +28,7 @@ TRUSTS = ["aggregate", "server", "local", "unsafe"]
 
 
 class FakeClock:
-    """`time` of `server.rounds`: sleeping takes no time."""
+    """`time` of the coordinator: sleeping takes no time."""
 
     def __init__(self):
         self.now = 0.0
@@ -42,7 +43,8 @@ class FakeClock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     fake = FakeClock()
-    monkeypatch.setattr(rounds, "time", fake)
+    for module in (rounds, trips):
+        monkeypatch.setattr(module, "time", fake)
     return fake
 
 
@@ -225,6 +227,27 @@ def of(content):
     return lambda message: answer_message(content, to=message)
 
 
+def receipt_of(content, message):
+    """The content with a right receipt of it, in reply to a query."""
+    name = f"site-{message.metadata.dst_node_id - 1}"
+    return answer_message(receipted(name, content, content_of(message)), to=message)
+
+
+def with_receipt(content):
+    return lambda message: receipt_of(content, message)
+
+
+def of_another_key(message):
+    """The answer of site 2, receipted by site 3."""
+    content = content_of(message)
+    return answer_message(receipted("site-3", b"", content), to=message)
+
+
+def of_another_answer(message):
+    """A receipt that is right, of other bytes."""
+    return answer_message(receipted("site-2", b"1", content_of(message)) + b"2", to=message)
+
+
 def record(value):
     return lambda message: Message(RecordDict(value), reply_to=message)
 
@@ -236,7 +259,7 @@ def vector(make, *, name=None):
         content = content_of(message)
         size = sum(each.size for each in SumQuery.from_bytes(content).parameters.values()) + 1
         answer = SumAnswer(query_hash=name or query_hash(content), vector=make(size), nonce=NONCE)
-        return answer_message(answer.to_bytes(), to=message)
+        return receipt_of(answer.to_bytes(), message)
 
     return reply
 
@@ -256,10 +279,20 @@ NONSENSE = {
     "far too large": (vector(lambda n: ints(n, value=2**31 - 1)), "within the range of one site"),
     "far too small": (vector(lambda n: ints(n, value=-(2**31))), "within the range of one site"),
     "another query": (vector(ints, name="ab" * 32), "an answer to this query"),
-    "the query itself": (lambda m: of(content_of(m))(m), "Expected a sum-answer"),
-    "garbage": (of(b"garbage"), "Expected"),
-    "nothing": (of(b""), "Expected a message of at least"),
+    "the query itself": (lambda m: of(content_of(m))(m), "Expected a receipt and its signature"),
+    "the query itself, receipted": (lambda m: receipt_of(content_of(m), m), "Expected a sum-answer"),
+    "garbage": (of(b"garbage"), "Expected a receipt and an answer"),
+    "garbage, receipted": (with_receipt(b"garbage"), "Expected a head"),
+    "nothing": (of(b""), "Expected a receipt and an answer"),
+    "nothing, receipted": (with_receipt(b""), "Expected a message of at least"),
     "zeros": (of(bytes(100)), "Expected"),
+    "zeros, receipted": (with_receipt(bytes(100)), "Expected"),
+    "no receipt": (
+        lambda m: answer_message(SumAnswer(query_hash=query_hash(content_of(m)), vector=ints(4), nonce=NONCE).to_bytes(), to=m),
+        "Expected a receipt and its signature",
+    ),
+    "another key": (of_another_key, "Expected a signature"),
+    "a receipt of another answer": (of_another_answer, "a receipt of this answer, found one of another"),
     "no record": (without_content, "a message with one record"),
     "another record": (record({"other": ConfigRecord({"content": b""})}), "with one record"),
     "two records": (
@@ -283,7 +316,7 @@ def test_a_site_that_sends_nonsense_is_missing_and_its_reason_is_counted(
     make_federation, client_app, kind
 ):
     reply, reason = NONSENSE[kind]
-    federation = make_federation(sites=4, privacy={"trust": "aggregate", "max_dropouts": 1})
+    federation = make_federation(sites=4, privacy={"max_dropouts": 1})
     federation.apps["site-2"] = client_app(reply)
     outcome = federation.run()
     for kept in outcome.sums:
@@ -352,7 +385,7 @@ def test_a_site_whose_policy_does_not_allow_the_study_is_missing_and_its_rules_a
     federation = make_federation(privacy={"max_dropouts": 1, "noise_multiplier": 3.0})
     policies = [Policy(studies=Studies(purpose=False), floors=Floors(units=0))]
     site = Site(ledger_of("site-3"), policy=lambda: policies[-1])
-    site.approve(federation.declaration, federation.records("site-3"), data_set=DATA_SET)
+    federation.approve(site, "site-3")
     federation.apps["site-3"] = make_client_app(site)
 
     def stricter(line):

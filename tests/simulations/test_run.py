@@ -144,8 +144,8 @@ def test_privacy_costs_accuracy_and_not_having_it_does_not(tmp_path):
 
 def test_missing_sites_within_the_tolerance_do_not_stop_a_study(out):
     study = few(
-        "breast-cancer", rounds=12, privacy={"max_dropouts": 2}, training={"spare_rounds": 6}
-    )
+        "breast-cancer", rounds=12, privacy={"max_dropouts": 2}, training={"spare_rounds": 6}, sites={"minimum": 6},
+    )  # fmt: skip
     summary = simulate(study, Options(out=out, drop=0.15, sites=6))
     lines = lines_of(out)
     assert summary["rounds"] == 12
@@ -159,7 +159,8 @@ def test_missing_sites_within_the_tolerance_do_not_stop_a_study(out):
 def test_too_many_missing_sites_end_a_study_with_an_error_that_says_who(out):
     """Nothing is left to resume: the same faults would meet it again."""
     with pytest.raises(
-        RoundAbandonedError, match=r"no spare round is left: site-\d: it could"
+        RoundAbandonedError,
+        match=r"no spare round is left: fewer than 5 sites .*; site-\d: it could",
     ) as error:
         simulate(few("breast-cancer", rounds=20), Options(out=out, drop=0.5))
     assert error.value.hint
@@ -375,9 +376,9 @@ def test_larger_models_learn_digits(out, kind):
 def test_a_larger_model_without_privacy_gets_digits_right(out):
     study = with_changes(
         few("digits", rounds=40, training={"learning_rate": 0.02, "average": "none"}),
-        model={"kind": "mlp", "hidden": (16,)}, sites={"minimum": 1},
+        model={"kind": "mlp", "hidden": (16,)}, sites={"minimum": 1}, privacy={"trust": "unsafe", "epsilon": None},
     )  # fmt: skip
-    summary = simulate(study, Options(out=out, trust="unsafe"))
+    summary = simulate(study, Options(out=out))
     assert summary["metrics"]["accuracy"] > 0.8
 
 
@@ -454,6 +455,7 @@ def release_of(directory):
     [("plain", 1), ("plain", 3), ("standard scaling", 1), ("dropouts", 1), ("dropouts", 3), ("sampled", 2)],
 )  # fmt: skip
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, kind, stop):
+    """With trust `local`, to the last byte."""
     study = {
         "plain": few(),
         "standard scaling": few("breast-cancer"),
@@ -463,6 +465,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, kind, stop):
             privacy={"epsilon": None, "noise_multiplier": 8.0},
         ),
     }[kind]  # fmt: skip
+    study = with_changes(study, privacy={"trust": "local"})
     options = {"seed": 3, "drop": 0.2 if kind == "dropouts" else 0.0}
     simulate(study, Options(out=tmp_path / "whole", **options))
     out = tmp_path / "out"
@@ -486,11 +489,13 @@ def test_a_resumed_run_asks_its_sites_only_what_is_left(out, monkeypatch):
     monkeypatch.setattr(Site, "answer", counting)
     with pytest.raises(KeyboardInterrupt):
         simulate(few(rounds=5), Options(out=out, on_round=interrupt_after(3)))
-    assert len(asked) == 3 * 2
+    assert len(asked) == 2 + 3 * (
+        2 + 2
+    )  # a key of either site; then, each time, an upload and a share
     asked.clear()
     told = []
     simulate(few(rounds=5), Options(out=out, resume=True, on_round=told.append))
-    assert len(asked) == 2 * 2
+    assert len(asked) == 2 + 2 * (2 + 2)
     assert len(told) == 5  # so that the progress bar is right
 
 
@@ -499,7 +504,7 @@ def test_a_resumed_run_asks_its_sites_only_what_is_left(out, monkeypatch):
     [
         {"seed": 2},
         {"sites": 3},
-        {"trust": "aggregate"},
+        {"trust": "local"},
         {"drop": 0.1},
         {"partition": "quantity:1"},
     ],

@@ -36,12 +36,12 @@ main()
 """The command, but for a site that kills the process when it computes for the n-th time: charged, and not answered."""
 
 
-def study_of(*, rounds=12, spare_rounds=0):
+def study_of(*, rounds=12, spare_rounds=0, trust="aggregate"):
     study = template_study("breast-cancer")
     return replace(
         study,
         training=replace(study.training, rounds=rounds, spare_rounds=spare_rounds),
-        privacy=replace(study.privacy, trust="local", epsilon=None, noise_multiplier=5.0),
+        privacy=replace(study.privacy, trust=trust, epsilon=None, noise_multiplier=5.0),
         sites=replace(study.sites, minimum=3),
     )
 
@@ -100,4 +100,4 @@ def check_release(out):
         for name in query["survivors"]:
             asked = states[name].account(manifest["study_hash"]).asked[query["index"]]
             assert asked.status == "answered"
-            assert asked.charge.query == query["query_hash"]
+            assert asked.charge.query == query["transcript"]

@@ -24,7 +24,7 @@ from privacy.secure_aggregation.messages import (
 from study.aggregation import federation_of
 from study.declaration import Declaration
 from study.guarantee import Guarantee
-from study.queries import SumQuery
+from study.queries import SumQuery, query_hash
 from study.receipts import Receipt, ReceiptedAnswer, SignedReceipt
 from study.roster import Roster, RosterSite
 
@@ -53,13 +53,30 @@ def with_roster(declaration, roster):
     )  # fmt: skip
 
 
+def receipted(name, content, query, *, transcript=None, sequence=None):
+    """What a site of that name could send: the content, with a receipt of it that it has signed.
+
+    Arguments:
+        query: the bytes that were asked; transcript: what was charged, if not these.
+    """
+    asked = SumQuery.from_bytes(query)
+    receipt = Receipt(
+        study=asked.declaration.hash, index=asked.index, transcript=transcript or query_hash(query),
+        sequence=asked.index if sequence is None else sequence, head="0" * 64,
+        answer=hashlib.sha256(content).hexdigest(),
+    )  # fmt: skip
+    signed = SignedReceipt.sign(receipt, key_of(name))
+    return ReceiptedAnswer(signed=signed, answer=content).to_bytes()
+
+
 class Zeros:
     """A site as the bare state machine, with no records and no noise: it adds zero to every sum."""
 
     def __init__(self, guarantee, roster, number):
         self._guarantee, self._number = guarantee, number
         self._federation = federation_of(guarantee, roster)
-        self._key = key_of(roster.names[number])
+        self._name = roster.names[number]
+        self._key = key_of(self._name)
         self._state = machine.SiteState(site=number)
 
     def answer(self, content):
@@ -90,13 +107,8 @@ class Zeros:
             self._federation, self._state, joined, np.zeros(mechanism.dimension, np.int64), bits=mechanism.bits,
             seed=derive_key(b"zeros", "self-mask", self._number, joined.transcript),
         )  # fmt: skip
-        answer = upload.to_bytes()
-        receipt = Receipt(
-            study=query.declaration.hash, index=query.index, transcript=joined.transcript.hex(),
-            sequence=query.index, head="0" * 64, answer=hashlib.sha256(answer).hexdigest(),
-        )  # fmt: skip
-        signed = SignedReceipt.sign(receipt, self._key)
-        return ReceiptedAnswer(signed=signed, answer=answer).to_bytes()
+        transcript = joined.transcript.hex()
+        return receipted(self._name, upload.to_bytes(), request.payload, transcript=transcript)
 
 
 class Masked:
@@ -145,7 +157,9 @@ class Masked:
     def with_receipts(self, content, **changed):
         """The query with the latest receipts in it, and other changes."""
         query = SumQuery.from_bytes(content)
-        return replace(query, **({"receipts": dict(sorted(self.receipts.items()))} | changed)).to_bytes()
+        return replace(
+            query, **({"receipts": dict(sorted(self.receipts.items()))} | changed)
+        ).to_bytes()
 
     def upload(self, current, *numbers):
         """Trip A, of these sites or of all members; the bytes that each has sent."""
