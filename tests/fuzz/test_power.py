@@ -13,7 +13,9 @@ from fuzzing.targets import TARGETS
 from safetensors.numpy import load
 
 import client.answers
+import client.ledger
 import client.tables
+import privacy.secure_aggregation.site
 import server.checkpoint
 import study.codec
 import study.contract
@@ -200,6 +202,12 @@ PLANTED = {
     "bytes behind a message": ("aggregation", [(messages._Reader, "end", nothing)], "bytes behind it|written otherwise"),
     "a receipt of another answer": ("receipted-answer", [(study.receipts.ReceiptedAnswer, "from_bytes",
     answer_unlike_its_receipt)], "receipt is of another answer"),
+    "members who have not signed": ("masked-site", [(privacy.secure_aggregation.site, "setup_key_of", nothing)],
+    "a member has not signed"),
+    "survivors whom nobody has signed": ("masked-site", [(privacy.secure_aggregation.site, "_require_signatures",
+    nothing)], "nobody could have asked"),
+    "a sum that is not written down": ("masked-site", [(client.ledger.Ledger, "agree", nothing)],
+    "not what its ledger says"),
     "sums of any type": ("kept-sum", [(server.checkpoint, "_kept_sum", kept_sum_of_any_type)],
     "it is no sum|other arrays|found (Type|Value)Error"),
     "parameters of any shape": ("site", [(client.answers, "check_parameters", nothing)], "not approved"),

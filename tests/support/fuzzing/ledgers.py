@@ -280,7 +280,7 @@ def _on_plain(
         try:
             plain = [json.loads(spell(each)) for each in entries]
             change(draw, plain)
-        except (ValueError, TypeError, LookupError, OverflowError):
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             return entries
         return [parse(json.dumps(each).encode()) for each in plain]
 
