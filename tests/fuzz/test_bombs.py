@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 from fuzzing.engine import make_case
+from fuzzing.judge_aggregation import Walk
 from fuzzing.ledgers import KEY
 from fuzzing.studies import NONCE, studies
 from fuzzing.targets import TARGETS
@@ -15,6 +16,7 @@ from fuzzing.targets import TARGETS
 from audit.verify import verify_export
 from client.policy import Columns, Policy, parse_policy, policy_text
 from privacy.errors import DiscreetError, ProtocolError
+from privacy.secure_aggregation.messages import MESSAGES, message_of
 from study.canonical import canonical_json, parse_canonical
 from study.codec import decode
 from study.declaration import Declaration
@@ -22,6 +24,7 @@ from study.freezing import to_toml
 from study.ledger_entries import Opened, Refused, SignedEntry
 from study.ledger_state import LedgerState
 from study.parsing import parse_study
+from study.roster import Roster, RosterSite, SignedRoster
 
 SHAPES = [
     [10**12], [2**62], [2**63], [2**64], [2**32, 2**32], [10**6, 10**6, 10**6], [0, 2**62], [2**31, 0, 2**31],
@@ -65,9 +68,25 @@ def test_a_small_message_that_declares_a_huge_head_is_refused_at_no_cost(length)
     assert peak_of(decode, data) < 100_000
 
 
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_a_small_message_of_masked_sums_that_declares_many_items_is_refused_at_no_cost(kind):
+    """A count or length of 2^32 - 1 wherever one may stand, and nothing of that length behind it."""
+    seeds = [each for each in TARGETS["aggregation"].seeds() if each[4] == kind]
+    for seed in seeds:
+        walk = Walk(seed)
+        walk.message()
+        for place in (place for place, width in walk.numbers if width == 4):
+            data = seed[:place] + b"\xff" * 4 + seed[place + 4 :]
+            if kind == 3 and place == 5:  # the number of a round is none of these
+                continue
+            with pytest.raises(ProtocolError, match="Expected"):
+                message_of(data)
+            assert peak_of(message_of, data) < 100_000
+
+
 @pytest.mark.parametrize(
     "name", ["canonical", "event", "declaration", "message", "query", "answer", "entry", "signed-entry", "receipt",
-    "policy"]
+    "policy", "aggregation", "receipted-answer", "roster"]
 )  # fmt: skip
 def test_no_message_takes_much_more_memory_than_its_own_size(name):
     """64 bytes for each of its own: a dictionary of short keys takes about that, and a reader holds two or three."""
@@ -103,6 +122,12 @@ def declared(count):
     return Declaration(study=study_with(count), sites=3, noise_multiplier=3.0, nonce=NONCE).content
 
 
+def roster_with(count):
+    sites = tuple(RosterSite(name=f"site {each}", key=f"{each:064x}") for each in range(count))
+    roster = Roster(federation="hearts", key=KEY.public.hex(), sites=sites)
+    return SignedRoster(roster=roster, signatures={}).signed_by(KEY).to_bytes()
+
+
 GROWING = {
     "keys": lambda n: (parse_canonical, canonical_json({f"{number:09d}": number for number in range(n)})),
     "numbers": lambda n: (parse_canonical, canonical_json([number / 7 for number in range(n)])),
@@ -111,6 +136,7 @@ GROWING = {
     "columns of a policy": lambda n: (
         parse_policy, policy_text(Policy(columns=Columns(features=tuple(f"column {number}" for number in range(n))))),
     ),
+    "sites of a roster": lambda n: (SignedRoster.from_bytes, roster_with(n)),
     "entries of an export": lambda n: (lambda lines: verify_export(lines, KEY.public), export_of(n)),
 }  # fmt: skip
 

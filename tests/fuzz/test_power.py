@@ -13,7 +13,9 @@ from fuzzing.targets import TARGETS
 from safetensors.numpy import load
 
 import client.answers
+import client.ledger
 import client.tables
+import privacy.secure_aggregation.site
 import server.checkpoint
 import study.codec
 import study.contract
@@ -24,10 +26,12 @@ import study.ledger_entries
 import study.ledger_state
 import study.queries
 import study.receipts
+import study.roster
 import study.settings
 import study.settings_file
 from privacy.errors import ProtocolError, UserError
 from privacy.filters import LifetimeCap
+from privacy.secure_aggregation import messages
 from study.canonical import parse_canonical
 
 SEED = 1
@@ -95,6 +99,24 @@ def agree_on_anything(self, body, _entry):
 
 def approve_without_a_roster(self, body, entry, approve=study.ledger_state.LedgerState._approve):
     approve(self, dataclasses.replace(body, roster="0" * 64), entry)
+
+
+def change_by_half(self, before, check=study.roster.SignedRoster.check_change):
+    """Two of four sites are enough."""
+    try:
+        check(self, before)
+    except ProtocolError as error:
+        if not error.message.endswith("found 2"):
+            raise
+
+
+@staticmethod
+def answer_unlike_its_receipt(data):
+    end = 4 + int.from_bytes(data[:4], "big")
+    if len(data) < end:
+        raise ProtocolError("Expected more")
+    signed = study.receipts.SignedReceipt.from_line(data[4:end])
+    return study.receipts.ReceiptedAnswer(signed=signed, answer=data[end:])
 
 
 def apply_in_any_order(self, entry):
@@ -172,6 +194,20 @@ PLANTED = {
     "a second sum of one query": ("forged-export", [(study.ledger_state._RULES, study.ledger_entries.Agreed,
     agree_on_anything)], "a sum is agreed on|too few survive"),
     "receipts of anything": ("query", [(study.queries, "_receipts", dict)], "it is no query|receipts are lost|no attribute"),
+    "a majority without an honest site": ("roster-change", [(study.roster.SignedRoster, "check_change",
+    change_by_half)], "of four sites have changed it"),
+    "a roster that nobody has to sign": ("roster-change", [(study.roster, "verify", nothing)],
+    "of four sites have changed it|the federation's"),
+    "two members of one name": ("roster", [(study.roster.Roster, "__post_init__", nothing)], "it is no roster"),
+    "bytes behind a message": ("aggregation", [(messages._Reader, "end", nothing)], "bytes behind it|written otherwise"),
+    "a receipt of another answer": ("receipted-answer", [(study.receipts.ReceiptedAnswer, "from_bytes",
+    answer_unlike_its_receipt)], "receipt is of another answer"),
+    "members who have not signed": ("masked-site", [(privacy.secure_aggregation.site, "setup_key_of", nothing)],
+    "a member has not signed"),
+    "survivors whom nobody has signed": ("masked-site", [(privacy.secure_aggregation.site, "_require_signatures",
+    nothing)], "nobody could have asked"),
+    "a sum that is not written down": ("masked-site", [(client.ledger.Ledger, "agree", nothing)],
+    "not what its ledger says"),
     "sums of any type": ("kept-sum", [(server.checkpoint, "_kept_sum", kept_sum_of_any_type)],
     "it is no sum|other arrays|found (Type|Value)Error"),
     "parameters of any shape": ("site", [(client.answers, "check_parameters", nothing)], "not approved"),

@@ -165,7 +165,7 @@ def _other_value(draw: random.Random, data: bytes, _pool: Sequence[bytes]) -> by
         values = json.loads(line)
         name = draw.choice(sorted(set(values["receipt"]) - {"answer"}))
         values["receipt"][name] = draw.choice(["67" * 32, 0, 1, 2**31 - 1, 2**31])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return data
     return _join(json.dumps(values, separators=(",", ":"), sort_keys=True).encode(), answer)
 
@@ -176,11 +176,15 @@ def _other_length(draw: random.Random, data: bytes, _pool: Sequence[bytes]) -> b
     return new.to_bytes(4, "big") + data[4:]
 
 
+def _read_receipted(data: bytes) -> ReceiptedAnswer:
+    return ReceiptedAnswer.from_bytes(data)
+
+
 RECEIPTED = Target(
     name="receipted-answer", seeds=lambda: [_receipted(each) for each in (b"", b"answer", bytes(range(256)))],
     mutations=(*(_other_answer, _other_line, _other_value, _other_length) * 3, *BYTES),
     garbage=lambda draw: _join(draw.choice([b"{}", b"null", b""]), mutations.garbage(draw)),
-    read=ReceiptedAnswer.from_bytes, errors=(ProtocolError,),
+    read=_read_receipted, errors=(ProtocolError,),
     judge=lambda data, found: problem_of_answer(data, found.answer), write=ReceiptedAnswer.to_bytes,
 )  # fmt: skip
 

@@ -280,7 +280,7 @@ def _on_plain(
         try:
             plain = [json.loads(spell(each)) for each in entries]
             change(draw, plain)
-        except (ValueError, TypeError, LookupError, OverflowError):
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             return entries
         return [parse(json.dumps(each).encode()) for each in plain]
 
@@ -300,18 +300,27 @@ def _forge_constants(draw: random.Random, plain: list[dict[str, Any]]) -> None:
 
 def _forge_masks(draw: random.Random, plain: list[dict[str, Any]]) -> None:
     """Another trust, roster or threshold of a study, or another sum that is agreed on."""
-    approved, change = draw.choice(_bodies(plain, "approved")), draw.randrange(5)
+    every, change = _bodies(plain, "approved"), draw.randrange(5)
+    masked = [each for each in every if each["roster"] is not None]
+    approved = draw.choice(masked if masked and draw.random() < 0.8 else every)
     if change == 0:
         approved["trust"] = draw.choice(["aggregate", "server", "local", "unsafe", "Server"])
     elif change == 1:
         approved["roster"] = draw.choice([None, None, "00" * 32])
     elif change == 2:
-        for name in draw.choices(
-            ["sites", "colluding", "survivors", "threshold", "quorum", "shares"], k=2
-        ):
-            new = draw.randrange(8)
-            for declared in approved["sums"]:
-                declared["terms"][name] = new
+        few = [
+            "threshold",
+            "quorum",
+            "threshold",
+            "quorum",
+            "colluding",
+            "survivors",
+            "sites",
+            "shares",
+        ]
+        name, new = draw.choice(few), draw.randrange(5)
+        for declared in approved["sums"]:
+            declared["terms"][name] = new
         _charge_as_approved(plain, approved)
     elif change == 3:
         survivors = [None, [1, 2], [1, 2, 3], [1, 2, 3, 4], [2, 3, 4]]

@@ -6,6 +6,7 @@ from fuzzing import (
     aggregation,
     keys,
     ledgers,
+    masked_site,
     messages,
     policies,
     records,
@@ -17,6 +18,17 @@ from fuzzing.engine import Target
 
 TARGETS: dict[str, Target] = {
     each.name: each
-    for module in (studies, policies, messages, aggregation, site, rosters, ledgers, keys, records)
+    for module in (
+        studies,
+        policies,
+        messages,
+        aggregation,
+        site,
+        masked_site,
+        rosters,
+        ledgers,
+        keys,
+        records,
+    )
     for each in module.TARGETS
 }
