@@ -57,7 +57,7 @@ class Node:
 class Sent:
     """An honest upload as its symbols, and what corrupt sites make of it at once.
 
-    `forged` is what they would seal to its site; `opened` their shares of its self-mask; `shared` the seeds that its
+    `seed` is what the site drew; `forged` is what they would seal to its site; `opened` their shares of its self-mask; `shared` the seeds that its
     site has in common with them.
     """
 
@@ -65,6 +65,7 @@ class Sent:
     request: messages.RoundRequest
     message: messages.Upload
     row: dict[bytes, int]
+    seed: bytes
     forged: dict[int, bytes] = field(default_factory=dict)
     opened: dict[int, bytes] = field(default_factory=dict)
     shared: frozenset[bytes] = frozenset()
@@ -157,7 +158,7 @@ class Sites:
             after, message = site.upload(
                 self.federation, state, joined, unit_input(dimension), bits=BITS, seed=fresh
             )
-        sent = Sent(state.site, request, message, self.expansion.row_of(message.vector))
+        sent = Sent(state.site, request, message, self.expansion.row_of(message.vector), fresh)
         return after, self._spied(sent)
 
     def _spied(self, sent):

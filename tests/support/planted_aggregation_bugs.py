@@ -11,20 +11,29 @@ from privacy.secure_aggregation import keys, shamir, site
 from privacy.secure_aggregation.messages import RoundRequest
 
 PLANTED = {}
+OVER_ROUNDS = []
+"""Weakenings that one round does not show."""
 
 
-def planted(function):
-    PLANTED[function.__name__.replace("_", " ")] = contextlib.contextmanager(function)
-    return function
+def planted(expected, *, over_rounds=False):
+    """{name: (what plants it, what it lets a server learn)}."""
+
+    def plant(function):
+        name = function.__name__.replace("_", " ")
+        PLANTED[name] = contextlib.contextmanager(function), expected
+        OVER_ROUNDS.extend([name] * over_rounds)
+        return function
+
+    return plant
 
 
-@planted
+@planted("1 honest inputs")
 def signatures_of_a_set_are_not_verified():
     with mock.patch.object(site, "_require_signatures", lambda *_: None):
         yield
 
 
-@planted
+@planted("models or rounds are mixed")
 def the_model_is_not_in_the_transcript():
     shipped = site.transcript_of
 
@@ -35,7 +44,7 @@ def the_model_is_not_in_the_transcript():
         yield
 
 
-@planted
+@planted("1 honest inputs")
 def identities_are_in_no_derivation():
     """Keys of which no two are equal are still asked for: two written forms of one key are not equal."""
     with (
@@ -57,7 +66,7 @@ def _unnamed(chain, transcript):
     return _named(chain, transcript, 0, 0)
 
 
-@planted
+@planted("1 honest inputs")
 def thresholds_are_those_of_the_members_that_a_request_names():
     """The tolerance for missing sites of the roster, applied to whoever is told to be there."""
     require, signatures = site._require_survivors, site._require_signatures
@@ -81,7 +90,7 @@ def thresholds_are_those_of_the_members_that_a_request_names():
         yield
 
 
-@planted
+@planted("1 honest inputs", over_rounds=True)
 def a_self_mask_is_shared_one_round_ahead():
     """An upload is masked with what the one of the round before has dealt, and deals what masks the next one."""
     shipped, split = site.upload, shamir.split
@@ -102,7 +111,7 @@ def a_self_mask_is_shared_one_round_ahead():
         yield
 
 
-@planted
+@planted("models or rounds are mixed", over_rounds=True)
 def a_self_mask_is_used_in_two_rounds():
     shipped = site.upload
 
@@ -114,7 +123,7 @@ def a_self_mask_is_used_in_two_rounds():
         yield
 
 
-@planted
+@planted("1 honest inputs")
 def the_fast_path_is_open_to_those_who_have_signed():
     shipped = site.open_all
 
@@ -128,7 +137,7 @@ def the_fast_path_is_open_to_those_who_have_signed():
         yield
 
 
-@planted
+@planted("1 honest inputs")
 def two_sets_of_survivors_are_signed():
     shipped = site.sign_survivors
 
@@ -140,7 +149,7 @@ def two_sets_of_survivors_are_signed():
         yield
 
 
-@planted
+@planted("1 honest inputs")
 def a_round_may_be_uploaded_to_twice():
     shipped = site.join
 

@@ -47,12 +47,13 @@ def rosters(*, sites=6, honest=(2, 3, 4), corrupt=(0, 1, 2)):
             for survivors in range(colluding + 1, count + 1):
                 if count <= sites:
                     found += [
-                        (each, bad) for each in _least(count, colluding, survivors)
+                        (each, bad) for each in least_constants(count, colluding, survivors)
                     ]
     return sorted(found, key=lambda each: (each[0].sites, each[1], each[0].colluding))
 
 
-def _least(count, colluding, survivors):
+def least_constants(count, colluding, survivors):
+    """All pairs of t and tau of which neither can be smaller."""
     found = []
     for threshold, quorum in itertools.product(range(1, survivors + 1), repeat=2):
         if any(each.threshold <= threshold and each.quorum <= quorum for each in found):
