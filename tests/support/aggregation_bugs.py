@@ -358,6 +358,10 @@ BUGS = [
         '        _require(step, site not in so_far, "one message of each site")\n',
         "",
         "attacks.py::TestDelivery::test_every_message_delivered_twice_is_the_same_round",
+        (
+            "            if earlier.pair_masks[site] != claims.pair_masks[other]:\n",
+            "            if other != site and earlier.pair_masks[site] != claims.pair_masks[other]:\n",
+        ),
     ),
     bug(
         "an upload of another round is added",

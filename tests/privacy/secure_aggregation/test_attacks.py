@@ -660,6 +660,24 @@ class TestReplays:
         view = View([sites[each] for each in HONEST], [sites[5].state])
         assert [view.inputs_with(each, 1) for each in (2, 3, 4)] == [None] * 3
 
+    def test_a_restarted_site_that_is_asked_for_an_old_round_in_a_new_session_stays_masked(self):
+        """The machine has forgotten that it answered (the ledger has not); no other site joins it, no mask is repeated."""
+        scene = Scene()
+        again = Site(scene.federation, 2)
+        everybody = [scene.sites[1], again, *(scene.sites[each] for each in (3, 4, 5))]
+        anew = session_members(scene.federation, announced_by(everybody, nonce=b"n" * 16))
+        request = replace(scene.request, members=anew).to_bytes()
+        again.answer(request)
+        for number in (1, 3, 4):
+            with refused(scene.sites[number], step="upload", match="a round from 1"):
+                scene.sites[number].answer(request)
+            assert attempt(scene.sites[number], scene.open_request(number))
+        first, second = scene.sites[2].sent[0][1], again.sent[0][1]
+        assert not {first.self_mask, *first.pair_masks} & {second.self_mask, *second.pair_masks}
+        view = View([*scene.honest, again], [scene.colluder])
+        assert [view.inputs_with(each) for each in HONEST] == [4] * 4
+        assert View([again], [scene.colluder]).inputs_with(2) is None
+
     def test_an_upload_of_a_given_up_round_stays_masked(self):
         """A later round begins; what undoes the old masks is gone from every state."""
         first = Scene()
