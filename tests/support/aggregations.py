@@ -54,11 +54,15 @@ def identity(number):
     return SigningKey.from_seed(secret("identity", number))
 
 
-def thresholds_of(sites, colluding, missing):
-    """The constants for D missing sites. Raises PrivacyError where there are none."""
+def thresholds_of(sites, colluding, missing, *, least=True):
+    """The constants for D missing sites, t and tau the least that are sound, or both m as studies choose them.
+
+    Raises PrivacyError where there are none.
+    """
     survivors = sites - missing
-    quorum = (sites + colluding) // 2 + 1
+    quorum = (sites + colluding) // 2 + 1 if least else survivors
     threshold = max(sites + colluding - survivors, sites + colluding - quorum) + 1
+    threshold = threshold if least else survivors
     return Thresholds(
         sites=sites, colluding=colluding, survivors=survivors, threshold=threshold, quorum=quorum,
         shares=survivors - colluding,
@@ -66,11 +70,13 @@ def thresholds_of(sites, colluding, missing):
 
 
 @functools.cache
-def federation_of(sites=5, colluding=1, missing=1, *, rounds=8, study="study", roster="roster"):
+def federation_of(
+    sites=5, colluding=1, missing=1, *, rounds=8, study="study", roster="roster", least=True
+):
     return Federation(
         study=secret(study), roster=secret(roster), rounds=rounds,
         identities=tuple(identity(each).public for each in range(1, sites + 1)),
-        thresholds=thresholds_of(sites, colluding, missing),
+        thresholds=thresholds_of(sites, colluding, missing, least=least),
     )  # fmt: skip
 
 
