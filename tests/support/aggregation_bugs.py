@@ -89,7 +89,7 @@ BUGS = [
         "site.py",
         "        step, (announced.study, announced.roster) == (federation.study, federation.roster),\n",
         "        step, announced.roster == federation.roster,\n",
-        "attacks.py::TestAnotherRosterOrStudy::test_a_session_of_another_one_is_refused",
+        "replays.py::TestAnotherRosterOrStudy::test_a_session_of_another_one_is_refused",
     ),
     bug(
         "signatures of survivors are counted and not checked",
@@ -170,7 +170,7 @@ BUGS = [
         "site.py",
         "federation.study, federation.roster, request.round, keys",
         "federation.study, federation.roster, keys",
-        "attacks.py::TestReplays::test_an_old_round_is_not_answered_again_and_its_requests_open_nothing_new",
+        "replays.py::TestReplays::test_an_old_round_is_not_answered_again_and_its_requests_open_nothing_new",
     ),
     bug(
         "a transcript without the thresholds",
@@ -198,7 +198,7 @@ BUGS = [
         "site.py",
         "        request.round >= state.next_round,\n",
         "        request.round >= 0,\n",
-        "attacks.py::TestReplays::test_the_same_round_with_another_model_is_refused_in_every_phase",
+        "replays.py::TestReplays::test_the_same_round_with_another_model_is_refused_in_every_phase",
     ),
     bug(
         "more rounds than the study has",
@@ -357,7 +357,11 @@ BUGS = [
         "coordinator.py",
         '        _require(step, site not in so_far, "one message of each site")\n',
         "",
-        "attacks.py::TestDelivery::test_every_message_delivered_twice_is_the_same_round",
+        "replays.py::TestDelivery::test_every_message_delivered_twice_is_the_same_round",
+        (
+            "            if earlier.pair_masks[site] != claims.pair_masks[other]:\n",
+            "            if other != site and earlier.pair_masks[site] != claims.pair_masks[other]:\n",
+        ),
     ),
     bug(
         "an upload of another round is added",

@@ -5,6 +5,7 @@ import functools
 import itertools
 from collections import defaultdict
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,11 +54,15 @@ def identity(number):
     return SigningKey.from_seed(secret("identity", number))
 
 
-def thresholds_of(sites, colluding, missing):
-    """The constants for D missing sites. Raises PrivacyError where there are none."""
+def thresholds_of(sites, colluding, missing, *, least=True):
+    """The constants for D missing sites, t and tau the least that are sound, or both m as studies choose them.
+
+    Raises PrivacyError where there are none.
+    """
     survivors = sites - missing
-    quorum = (sites + colluding) // 2 + 1
+    quorum = (sites + colluding) // 2 + 1 if least else survivors
     threshold = max(sites + colluding - survivors, sites + colluding - quorum) + 1
+    threshold = threshold if least else survivors
     return Thresholds(
         sites=sites, colluding=colluding, survivors=survivors, threshold=threshold, quorum=quorum,
         shares=survivors - colluding,
@@ -65,11 +70,13 @@ def thresholds_of(sites, colluding, missing):
 
 
 @functools.cache
-def federation_of(sites=5, colluding=1, missing=1, *, rounds=8, study="study", roster="roster"):
+def federation_of(
+    sites=5, colluding=1, missing=1, *, rounds=8, study="study", roster="roster", least=True
+):
     return Federation(
         study=secret(study), roster=secret(roster), rounds=rounds,
         identities=tuple(identity(each).public for each in range(1, sites + 1)),
-        thresholds=thresholds_of(sites, colluding, missing),
+        thresholds=thresholds_of(sites, colluding, missing, least=least),
     )  # fmt: skip
 
 
@@ -317,6 +324,68 @@ def require_hidden(view, *victims, round_=0):
         assert found is None or found >= at.survivors - at.colluding, (
             f"a sum with {found} honest inputs"
         )
+
+
+ALL = (1, 2, 3, 4, 5)
+HONEST = (1, 2, 3, 4)
+
+
+class Scene:
+    """Five sites after trip A of round 0, of which the last one colludes: n = 5, c = 1, m = 4, t = 3, tau = 4."""
+
+    def __init__(self, *, round_=0, sites=None):
+        self.federation, fresh, self.members = begun()
+        self.sites = sites or fresh
+        self.request = asked(self.federation, self.members, round_).request
+        for each in self.sites.values():
+            each.answer(self.request.to_bytes())
+        self.uploads = {number: each.sent[-1][1] for number, each in self.sites.items()}
+        self.transcript = self.uploads[1].transcript
+        self.honest = [self.sites[each] for each in HONEST]
+        self.colluder = self.sites[5].state
+
+    def again(self):
+        """The same scene once more, without repeating trip A."""
+        twin = copy(self)
+        twin.sites = {number: each.copy() for number, each in self.sites.items()}
+        twin.honest = [twin.sites[each] for each in HONEST]
+        return twin
+
+    def view(self):
+        return View(self.honest, [self.colluder])
+
+    def sealed_for(self, site, senders):
+        return tuple(
+            self.uploads[each].ciphertexts[[o for o in ALL if o != each].index(site)]
+            for each in senders
+            if each != site
+        )
+
+    def open_request(self, site):
+        return OpenRequest(
+            transcript=self.transcript, ciphertexts=self.sealed_for(site, ALL)
+        ).to_bytes()
+
+    def survivors_request(self, survivors):
+        return SurvivorsRequest(transcript=self.transcript, survivors=survivors).to_bytes()
+
+    def reveal_request(self, site, survivors, signatures):
+        return RevealRequest(
+            transcript=self.transcript, survivors=survivors, signatures=tuple(sorted(signatures.items())),
+            ciphertexts=self.sealed_for(site, survivors),
+        ).to_bytes()  # fmt: skip
+
+    def forged(self, survivors, signer):
+        """A colluder signs whatever is asked."""
+        return identity(signer).sign("survivors", message_of(self.survivors_request(survivors)).signed)  # fmt: skip
+
+
+def attempt(site, data):
+    """The reply, or None where the site refuses."""
+    try:
+        return message_of(site.answer(data))
+    except AggregationError:
+        return None
 
 
 def values_of(thing):

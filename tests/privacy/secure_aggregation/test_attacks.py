@@ -5,23 +5,23 @@ be unmasked: none that holds a victim's input has fewer than m - c honest ones. 
 """
 
 import itertools
-from collections import Counter
-from copy import copy
 from dataclasses import fields, replace
-from functools import partial
 
 import numpy as np
 import pytest
 from aggregations import (
+    ALL,
     BITS,
     DIMENSION,
+    HONEST,
+    Scene,
     Site,
     View,
     announced_by,
     asked,
+    attempt,
     begun,
     exact_sum,
-    federation_of,
     identity,
     refused,
     require_hidden,
@@ -29,87 +29,20 @@ from aggregations import (
     run_trip,
     secret,
     take,
-    values_of,
 )
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from privacy.errors import AggregationError, NoSessionError, PrivacyError, ProtocolError
+from privacy.errors import AggregationError, NoSessionError, PrivacyError
 from privacy.secure_aggregation import keys
-from privacy.secure_aggregation.coordinator import Step, session_members
+from privacy.secure_aggregation.coordinator import session_members
 from privacy.secure_aggregation.messages import (
     MESSAGES,
-    OpenReply,
     OpenRequest,
-    RevealReply,
     RevealRequest,
     RoundRequest,
     SetupKey,
-    SurvivorsRequest,
-    Upload,
-    message_of,
 )
 from privacy.secure_aggregation.site import join, transcript_of, upload
-
-ALL = (1, 2, 3, 4, 5)
-HONEST = (1, 2, 3, 4)
-
-
-class Scene:
-    """Five sites after trip A of round 0, of which the last one colludes: n = 5, c = 1, m = 4, t = 3, tau = 4."""
-
-    def __init__(self, *, round_=0, sites=None):
-        self.federation, fresh, self.members = begun()
-        self.sites = sites or fresh
-        self.request = asked(self.federation, self.members, round_).request
-        for each in self.sites.values():
-            each.answer(self.request.to_bytes())
-        self.uploads = {number: each.sent[-1][1] for number, each in self.sites.items()}
-        self.transcript = self.uploads[1].transcript
-        self.honest = [self.sites[each] for each in HONEST]
-        self.colluder = self.sites[5].state
-
-    def again(self):
-        """The same scene once more, without repeating trip A."""
-        twin = copy(self)
-        twin.sites = {number: each.copy() for number, each in self.sites.items()}
-        twin.honest = [twin.sites[each] for each in HONEST]
-        return twin
-
-    def view(self):
-        return View(self.honest, [self.colluder])
-
-    def sealed_for(self, site, senders):
-        return tuple(
-            self.uploads[each].ciphertexts[[o for o in ALL if o != each].index(site)]
-            for each in senders
-            if each != site
-        )
-
-    def open_request(self, site):
-        return OpenRequest(
-            transcript=self.transcript, ciphertexts=self.sealed_for(site, ALL)
-        ).to_bytes()
-
-    def survivors_request(self, survivors):
-        return SurvivorsRequest(transcript=self.transcript, survivors=survivors).to_bytes()
-
-    def reveal_request(self, site, survivors, signatures):
-        return RevealRequest(
-            transcript=self.transcript, survivors=survivors, signatures=tuple(sorted(signatures.items())),
-            ciphertexts=self.sealed_for(site, survivors),
-        ).to_bytes()  # fmt: skip
-
-    def forged(self, survivors, signer):
-        """A colluder signs whatever is asked."""
-        return identity(signer).sign("survivors", message_of(self.survivors_request(survivors)).signed)  # fmt: skip
-
-
-def attempt(site, data):
-    """The reply, or None where the site refuses."""
-    try:
-        return message_of(site.answer(data))
-    except AggregationError:
-        return None
 
 
 class TestTheViewSeesABreak:
@@ -596,310 +529,6 @@ class TestShiftedThresholds:
         while requests := coordinator.close():
             assert run_trip(coordinator, rest, requests) == []
         assert np.array_equal(coordinator.total(), exact_sum(range(2, 8), 0))
-
-
-class TestReplays:
-    def test_an_old_round_is_not_answered_again_and_its_requests_open_nothing_new(self):
-        federation, sites, members = begun()
-        old = asked(federation, members, 0)
-        run_round(old, sites, lost=((5,), (), ()))
-        requests = [request for request, _ in sites[1].sent]
-        old_replies = [reply for _, reply in sites[1].sent]
-        new = asked(federation, members, 1)
-        run_trip(new, sites, dict.fromkeys(ALL, new.request))
-        for request, step, match in zip(
-            requests,
-            ("upload", "survivors", "reveal"),
-            ("a round from 2", "transcript of the open round", "transcript of the open round"),
-            strict=True,
-        ):
-            with refused(sites[1], step=step, match=match):
-                sites[1].answer(request.to_bytes())
-        for reply in old_replies:
-            with refused(new, step="uploads", match="a message of this step|the transcript of this round"):  # fmt: skip
-                take(new, 1, reply.to_bytes())
-        view = View([sites[each] for each in HONEST], [sites[5].state])
-        require_hidden(view, *HONEST, round_=1)
-        assert view.inputs_with(1, 1) is None
-
-    def test_old_signatures_and_shares_under_a_new_transcript_are_refused(self):
-        first = Scene()
-        survivors = (1, 2, 3, 4)
-        signatures = {each: first.forged(survivors, each) for each in survivors}
-        second = Scene(round_=1, sites=first.sites)
-        site = second.sites[1]
-        wrong = message_of(first.reveal_request(1, survivors, signatures))
-        with refused(site, step="reveal", match="a signature of site 1 of this very set"):
-            site.answer(replace(wrong, transcript=second.transcript).to_bytes())
-        wrong = message_of(first.open_request(1))
-        with refused(site, step="opening", match="a share of site 2 for site 1, of this round"):
-            site.answer(replace(wrong, transcript=second.transcript).to_bytes())
-        require_hidden(second.view(), *HONEST, round_=1)
-
-    def test_the_same_round_with_another_model_is_refused_in_every_phase(self):
-        scene = Scene()
-        other = replace(scene.request, payload=b"another model").to_bytes()
-        site = scene.sites[1]
-        for data in (None, scene.survivors_request(HONEST)):
-            if data:
-                site.answer(data)
-            with refused(site, step="upload", match="a round from 1"):
-                site.answer(other)
-        assert len([each for _, each in site.sent if isinstance(each, Upload)]) == 1
-
-    def test_an_old_key_begins_no_session(self):
-        """Its private half is erased: its owner refuses, and what others send to it stays masked."""
-        federation, sites, members = begun()
-        run_round(asked(federation, members, 0), sites)
-        anew = announced_by([sites[each] for each in (2, 3, 4, 5)], nonce=b"n" * 16)
-        request = asked(federation, (members[0], *anew), 1).request
-        with refused(sites[1], step="upload", match="still holds", error=NoSessionError):
-            sites[1].answer(request.to_bytes())
-        for number in (2, 3, 4, 5):
-            sites[number].answer(request.to_bytes())
-        view = View([sites[each] for each in HONEST], [sites[5].state])
-        assert [view.inputs_with(each, 1) for each in (2, 3, 4)] == [None] * 3
-
-    def test_an_upload_of_a_given_up_round_stays_masked(self):
-        """A later round begins; what undoes the old masks is gone from every state."""
-        first = Scene()
-        colluder = first.colluder
-        second = Scene(round_=1, sites=first.sites)
-        for site in second.honest:
-            with refused(site, step="opening", match="the transcript of the open round"):
-                site.answer(first.open_request(site.number))
-            site.answer(second.open_request(site.number))
-        view = View(second.honest, [colluder, second.colluder])
-        assert view.inputs_with(1, 0) is None
-        assert view.inputs_with(1, 1) == 4
-
-
-class TestDelivery:
-    @pytest.mark.parametrize("lost", [(), (5,)])
-    def test_every_message_delivered_twice_is_the_same_round(self, lost):
-        """Requests get the same bytes, or, for an upload, which is kept on the disk, no second one at all."""
-        federation, sites, members = begun()
-        coordinator = asked(federation, members)
-        requests = dict.fromkeys([e for e in ALL if e not in lost], coordinator.request)
-        while requests:
-            for number, request in requests.items():
-                reply = sites[number].answer(request.to_bytes())
-                take(coordinator, number, reply)
-                with refused(coordinator, step=coordinator.step.value, match="one message of each site"):  # fmt: skip
-                    take(coordinator, number, reply)
-                if isinstance(request, RoundRequest):
-                    with refused(sites[number], step="upload", match="a round from 1"):
-                        sites[number].answer(request.to_bytes())
-                else:
-                    assert sites[number].answer(request.to_bytes()) == reply
-            requests = coordinator.close()
-        assert np.array_equal(coordinator.total(), exact_sum([e for e in ALL if e not in lost], 0))
-
-    def test_in_every_order_a_site_takes_one_path_and_signs_one_set(self):
-        """All sixty orders and more of everything that it could be asked in a round, some of it twice."""
-        fresh, scene = begun()[1][1], Scene()
-        survivors, other = (1, 2, 3, 4), (1, 2, 3, 5)
-        signatures = [{e: scene.forged(those, e) for e in those} for those in (survivors, other)]
-        messages = [
-            scene.request.to_bytes(), scene.open_request(1), scene.survivors_request(survivors),
-            scene.survivors_request(other), scene.reveal_request(1, survivors, signatures[0]),
-            scene.reveal_request(1, other, signatures[1]),
-        ]  # fmt: skip
-        ends = set()
-        for order in itertools.permutations(messages):
-            site = fresh.copy()
-            for data in order + order:
-                attempt(site, data)
-            said = {each.to_bytes(): each for _, each in site.sent}.values()
-            kinds = [type(each) for each in said]
-            assert kinds[0] is Upload
-            assert kinds.count(Upload) == 1
-            assert kinds.count(OpenReply) + kinds.count(RevealReply) == 1
-            assert len(kinds) <= 3
-            ends.add(tuple(each.__name__ for each in kinds))
-        assert ends == {
-            ("Upload", "OpenReply"), ("Upload", "RevealReply"), ("Upload", "SurvivorsReply", "RevealReply"),
-        }  # fmt: skip
-
-    @pytest.mark.parametrize("lost", [(), (5,)])
-    def test_every_truncation_of_every_message_is_refused_by_whoever_gets_it(self, lost):
-        federation, sites, members = begun()
-        coordinator = asked(federation, members)
-        cut = 0
-
-        def wire(to, number, data):
-            nonlocal cut
-            receiver = sites[number] if to == "site" else coordinator
-            give = sites[number].answer if to == "site" else partial(take, coordinator, number)
-            before = values_of(getattr(receiver, "state", receiver))
-            for length in range(0, len(data), 7):
-                with pytest.raises(ProtocolError, match=r"Expected \d+ more bytes of a message"):
-                    give(data[:length])
-                cut += 1
-            assert values_of(getattr(receiver, "state", receiver)) == before
-            return data
-
-        assert run_round(coordinator, sites, lost=(lost, (), ()), wire=wire) == []
-        assert np.array_equal(coordinator.total(), exact_sum([e for e in ALL if e not in lost], 0))
-        assert cut > 1000
-
-    def test_a_message_for_somebody_else_is_refused(self):
-        """Requests of trips B and C are of one site: their shares are sealed for it."""
-        scene = Scene()
-        with refused(scene.sites[1], step="opening", match="a share of site 2 for site 1"):
-            scene.sites[1].answer(scene.open_request(2))
-        survivors = (1, 2, 3, 4)
-        signatures = {each: scene.forged(survivors, each) for each in survivors}
-        with refused(scene.sites[1], step="reveal", match="a share of site 2 for site 1"):
-            scene.sites[1].answer(scene.reveal_request(2, survivors, signatures))
-        require_hidden(scene.view(), *HONEST)
-
-    def test_a_share_for_somebody_else_is_not_opened_for_a_colluder(self):
-        """The coordinator hands the colluder what was sealed for others."""
-        scene = Scene()
-        session = scene.colluder.session
-        for sender, recipient in itertools.permutations(HONEST, 2):
-            (sealed,) = scene.sealed_for(recipient, (sender,))
-            for labels in ((sender, 5), (sender, recipient), (recipient, 5)):
-                with pytest.raises(AggregationError, match="expected a share of site"):
-                    keys.open_share(session.chains[sender], scene.transcript, *labels, sealed, step="here")  # fmt: skip
-
-
-class TestAnotherRosterOrStudy:
-    @pytest.mark.parametrize("name", ["study", "roster"])
-    def test_a_session_of_another_one_is_refused(self, name):
-        """Genuine keys of the same sites, announced for it."""
-        federation, sites, _ = begun()
-        others = announced_by([Site(federation_of(**{name: "another"}), each) for each in ALL])
-        for number in HONEST:
-            own = sites[number].state.pending.announced
-            members = tuple(own if each.site == number else each for each in others)
-            request = RoundRequest(round=0, payload=b"m", members=members)
-            with refused(sites[number], step="upload", match="keys of this study and roster"):
-                sites[number].answer(request.to_bytes())
-        with pytest.raises(AggregationError, match="keys of this study and roster"):
-            session_members(federation, others)
-
-    @pytest.mark.parametrize("changed", [{"study": bytes(32)}, {"roster": bytes(32)}], ids=str)
-    def test_whoever_believes_in_another_one_shares_no_mask(self, changed):
-        federation, _, members = begun()
-        request = asked(federation, members).request
-        values = {"bits": BITS, "dimension": DIMENSION}
-        assert transcript_of(federation, request, **values) != transcript_of(
-            replace(federation, **changed), request, **values
-        )
-
-    def test_a_stranger_with_a_number_beyond_the_roster_is_refused(self):
-        _, sites, members = begun()
-        stranger = replace(members[4], site=6)
-        stranger = replace(stranger, signature=identity(6).sign("setup", stranger.signed))
-        request = RoundRequest(round=0, payload=b"m", members=(*members[:4], stranger))
-        with refused(sites[1], step="upload", match="a site of the roster"):
-            sites[1].answer(request.to_bytes())
-
-    def test_a_stranger_in_anothers_place_is_refused(self):
-        _, sites, members = begun()
-        imposter = replace(members[4], epoch=bytes(16))
-        imposter = replace(imposter, signature=identity(6).sign("setup", imposter.signed))
-        request = RoundRequest(round=0, payload=b"m", members=(*members[:4], imposter))
-        with refused(sites[1], step="upload", match="a key that site 5 has signed"):
-            sites[1].answer(request.to_bytes())
-
-
-def places_of(message, data, flips):
-    """Bits to flip: some of every field, the head among them, the same every time."""
-    edges = [0, 5]
-    for name, field in message.FIELDS.items():
-        edges.append(edges[-1] + len(field.write(getattr(message, name))))
-    assert edges[-1] == len(data)
-    draws = np.random.default_rng(len(data))
-    spans = list(itertools.pairwise(edges))
-    return [
-        8 * int(draws.integers(low, high)) + int(draws.integers(8))
-        for low, high in spans
-        for _ in range(-(-flips // len(spans)))
-    ]
-
-
-NUMBERS = 8 * (5 + 32 + 2 + 1 + 4)
-"""Where an upload's masked vector begins, in bits: after the head, transcript, site, width and length."""
-
-
-def numbers_of(message):
-    """The bits of an upload that are numbers of its masked vector."""
-    return (
-        range(NUMBERS, NUMBERS + 8 * message.vector.nbytes) if isinstance(message, Upload) else ()
-    )
-
-
-class TestFlippedBits:
-    """One bit of one message of a whole round: it is refused, or the round is exact or abandoned, and never wrong.
-
-    But for the numbers of a masked vector, of which one is as good as any other: uploads travel with a receipt, the
-    site's signature of their hash (`study/receipts.py`), which is checked before the machine sees them.
-    """
-
-    @pytest.mark.parametrize(
-        ("sites", "missing", "lost", "flips"),
-        [(4, 1, (), 40), (4, 1, (4,), 40), (6, 2, (6,), 10)],
-        ids=["fast", "survivors", "survivors and one to spare"],
-    )
-    def test_anywhere_in_any_message(self, sites, missing, lost, flips):
-        sent = self.messages(sites, missing, lost)
-        outcomes = Counter()
-        for chosen, data in enumerate(sent):
-            message = message_of(data)
-            for bit in places_of(message, data, flips):
-                coordinator, refusals = self.flipped(sites, missing, lost, chosen, bit)
-                done = coordinator.step is Step.DONE
-                if bit in numbers_of(message):
-                    self.require_off_by_one_bit(coordinator, bit)
-                elif done:
-                    expected = exact_sum(coordinator.survivors, 0)
-                    assert np.array_equal(coordinator.total(), expected)
-                    # or it was in what an upload has for a site that is gone, which nobody reads
-                    assert refusals or (lost and isinstance(message, Upload))
-                    outcomes["exact"] += 1
-                else:
-                    assert coordinator.step is Step.ABANDONED
-                    assert refusals or "it has dealt wrongly" in coordinator._lack
-                    outcomes["abandoned"] += 1
-        assert min(outcomes["exact"], outcomes["abandoned"]) > 5
-
-    def messages(self, number, missing, lost):
-        """Everything that is sent in the round, in order."""
-        federation, sites, members = begun(number, 1, missing)
-        sent = []
-        run_round(
-            asked(federation, members), sites, lost=(lost, (), ()), wire=lambda *each: sent.append(each[2]) or each[2]
-        )  # fmt: skip
-        return sent
-
-    def flipped(self, number, missing, lost, chosen, bit):
-        """The round with that bit of the chosen message flipped, and nobody's input learned: (coordinator, refusals)."""
-        federation, sites, members = begun(number, 1, missing)
-        coordinator = asked(federation, members)
-        place = itertools.count()
-
-        def wire(_to, _site, data):
-            if next(place) != chosen:
-                return data
-            changed = bytearray(data)
-            changed[bit // 8] ^= 1 << bit % 8
-            return bytes(changed)
-
-        refusals = run_round(coordinator, sites, lost=(lost, (), ()), wire=wire)
-        said = [reply for site in sites.values() for _, reply in site.sent]
-        opened = [each for each in said if isinstance(each, OpenReply)]
-        revealed = [each for each in said if isinstance(each, RevealReply)]
-        assert not (opened and revealed)  # by anybody: one way of unmasking this round
-        return coordinator, refusals
-
-    def require_off_by_one_bit(self, coordinator, bit):
-        place, within = divmod(bit - NUMBERS, BITS)
-        off = coordinator.total() - exact_sum(coordinator.survivors, 0)
-        assert np.flatnonzero(off).tolist() == [place]
-        assert abs(int(off[place])) == 1 << within
 
 
 def test_the_announcement_says_nothing_but_itself():

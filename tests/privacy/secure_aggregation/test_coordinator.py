@@ -338,6 +338,25 @@ def test_a_site_that_deals_wrongly_is_named_and_the_round_abandoned(missing):
         coordinator.total()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_site_that_lies_about_its_masks_costs_a_sum_and_never_makes_a_wrong_one(first):
+    """Of two sites that disagree the later one is refused, whoever lies, and both are named."""
+    lie = replace(UPLOAD, pair_masks=tuple(flipped(each) for each in UPLOAD.pair_masks))
+    uploads = {each: REPLIES.all[Upload][each] for each in ALL if each != 2}
+    order = [(2, lie), *uploads.items()] if first else [*uploads.items(), (2, lie)]
+    coordinator, refusals = asked(REPLIES.federation, REPLIES.members), []
+    for site, upload in order:
+        try:
+            coordinator.uploaded(site, upload)
+        except AggregationError as error:
+            refusals.append(error.message)
+    assert len(refusals) == (4 if first else 1)
+    assert all("site 2" in each for each in refusals)
+    assert coordinator.survivors == ((2,) if first else (1, 3, 4, 5))
+    coordinator.close()
+    assert coordinator.step is (Step.ABANDONED if first else Step.SURVIVORS)
+
+
 def test_members_are_told_in_order_and_checked():
     announced = list(REPLIES.members)
     assert session_members(REPLIES.federation, announced[::-1]) == REPLIES.members
