@@ -140,7 +140,7 @@ class Floors:
         at_most=10_000,
     )
     shares: int = setting(
-        "Masked sums: honest sites whose answers (and noise, with trust aggregate) are in every one, whoever drops out:\n"
+        "Masked sums: honest sites whose answers, and noise, are in every one, whoever drops out:\n"
         "survivors less privacy.max_colluding. Two, so that no site stands alone among colluding ones.",
         default=2,
         at_least=1,
