@@ -49,7 +49,7 @@ CAP = cap_of(3.0)
 
 def charged(index, *, study="study", function="gradient", terms=None, query="query"):
     return Charged(
-        study=hash_named(study), index=index, function=function, query=hash_named(f"{query} {index}"),
+        salt="5a" * 16, study=hash_named(study), index=index, function=function, query=hash_named(f"{query} {index}"),
         terms=terms or terms_of(9.0),
     )  # fmt: skip
 

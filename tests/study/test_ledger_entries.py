@@ -46,8 +46,12 @@ SAMPLES = [
     approved(),
     approved(sums=(UNPROTECTED, DeclaredSum(function="moments", count=1, terms=terms_of()))),
     approved_masked(),
-    Charged(study=STUDY, index=0, function="gradient", query=QUERY, terms=terms_of()),
-    Charged(study=STUDY, index=2**31 - 1, function="gradient", query=QUERY, terms=None),
+    Charged(
+        salt="5a" * 16, study=STUDY, index=0, function="gradient", query=QUERY, terms=terms_of()
+    ),
+    Charged(
+        salt="5a" * 16, study=STUDY, index=2**31 - 1, function="gradient", query=QUERY, terms=None
+    ),
     Answered(study=STUDY, index=7, answer=hash_named("answer")),
     Agreed(study=STUDY, index=7, survivors=None),
     Agreed(study=STUDY, index=7, survivors=(1, 3, 1000)),
@@ -104,7 +108,7 @@ def test_a_body_cannot_be_changed_once_it_is_made(body):
 def test_any_printable_name_and_number_survives(name, index):
     for body in (
         Opened(site=name, key=QUERY),
-        Charged(study=STUDY, index=index, function=name, query=QUERY, terms=None),
+        Charged(salt="5a" * 16, study=STUDY, index=index, function=name, query=QUERY, terms=None),
     ):
         assert Entry.from_bytes(entry_of(body).to_bytes()).body == body
 
@@ -120,7 +124,9 @@ def test_any_printable_name_and_number_survives(name, index):
 )  # fmt: skip
 def test_any_constants_survive(constants):
     terms = terms_of(**constants)
-    body = Charged(study=STUDY, index=0, function="gradient", query=QUERY, terms=terms)
+    body = Charged(
+        salt="5a" * 16, study=STUDY, index=0, function="gradient", query=QUERY, terms=terms
+    )
     assert Entry.from_bytes(entry_of(body).to_bytes()).body == body
 
 
@@ -348,7 +354,9 @@ def test_what_no_accountant_knows_is_refused_too(changed, expected):
     with pytest.raises(PrivacyError, match=expected):
         terms_of(**changed)
     body = values_of(
-        Charged(study=STUDY, index=0, function="gradient", query=QUERY, terms=terms_of())
+        Charged(
+            salt="5a" * 16, study=STUDY, index=0, function="gradient", query=QUERY, terms=terms_of()
+        )
     )
     body["body"]["terms"] |= changed
     refused(body)

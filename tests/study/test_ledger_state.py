@@ -44,7 +44,7 @@ STUDY = hash_named("study")
 
 def charged(index=0, *, study="study", function="gradient", terms=None, query="query"):
     return Charged(
-        study=hash_named(study), index=index, function=function, query=hash_named(f"{query} {index}"),
+        salt="5a" * 16, study=hash_named(study), index=index, function=function, query=hash_named(f"{query} {index}"),
         terms=terms or terms_of(),
     )  # fmt: skip
 

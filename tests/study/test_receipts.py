@@ -38,7 +38,7 @@ HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
 
 def charged(index, query="query"):
     return Charged(
-        study=STUDY, index=index, function="gradient", query=hash_named(f"{query} {index}"), terms=terms_of()
+        salt="5a" * 16, study=STUDY, index=index, function="gradient", query=hash_named(f"{query} {index}"), terms=terms_of()
     )  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def test_a_receipt_that_the_site_did_not_sign_accuses_nobody():
 @given(HASHES, HASHES, HASHES, HASHES, st.integers(0, 2**31 - 1))
 def test_every_receipt_survives_its_line(study, transcript, head, answer, number):
     receipt = Receipt(
-        study=study, index=number, transcript=transcript, sequence=2**31 - 1 - number, head=head, answer=answer
+        previous="0" * 64, study=study, index=number, transcript=transcript, sequence=2**31 - 1 - number, head=head, answer=answer
     )  # fmt: skip
     signed = SignedReceipt.sign(receipt, KEY)
     assert SignedReceipt.from_line(signed.to_line()) == signed

@@ -229,7 +229,11 @@ class Server:
     def copy(self):
         """To go on from here in more than one way."""
         other = Server(self.sites)
-        other.nodes, other.current, other.sent = dict(self.nodes), dict(self.current), list(self.sent)
+        other.nodes, other.current, other.sent = (
+            dict(self.nodes),
+            dict(self.current),
+            list(self.sent),
+        )
         other.known = set(self.known)
         other.announced = {number: list(each) for number, each in self.announced.items()}
         other._shares = {sent: dict(each) for sent, each in self._shares.items()}

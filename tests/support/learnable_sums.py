@@ -54,7 +54,9 @@ def main():
         report(found)
     began = time.process_time()
     found = several_rounds(chosen.strategies, seed=chosen.seed, larger=True)
-    print(f"{found.driven} over several rounds, {found.counts}, {time.process_time() - began:.0f} s")  # noqa: T201
+    print(
+        f"{found.driven} over several rounds, {found.counts}, {time.process_time() - began:.0f} s"
+    )
     report(found)
 
 

@@ -61,7 +61,7 @@ def receipted(name, content, query, *, transcript=None, sequence=None):
     """
     asked = SumQuery.from_bytes(query)
     receipt = Receipt(
-        study=asked.declaration.hash, index=asked.index, transcript=transcript or query_hash(query),
+        previous="0" * 64, study=asked.declaration.hash, index=asked.index, transcript=transcript or query_hash(query),
         sequence=asked.index if sequence is None else sequence, head="0" * 64,
         answer=hashlib.sha256(content).hexdigest(),
     )  # fmt: skip

@@ -37,7 +37,7 @@ def _sent(site, query, answer):
     study, index = _key(query)
     asked = site._ledger.find(study, index)
     receipt = Receipt(
-        study=study, index=index, transcript=query_hash(query.to_bytes()), sequence=asked.sequence if asked else 0,
+        previous="0" * 64, study=study, index=index, transcript=query_hash(query.to_bytes()), sequence=asked.sequence if asked else 0,
         head=asked.head if asked else "0" * 64, answer=hashlib.sha256(answer).hexdigest(),
     )  # fmt: skip
     return ReceiptedAnswer(
@@ -133,7 +133,9 @@ def charge_rolled_back(_worker):
         self._database.execute("BEGIN IMMEDIATE")
         state = self._caught_up()
         terms = state.account(study).declared(function).terms
-        body = Charged(study=study, index=index, function=function, query=query, terms=terms)
+        body = Charged(
+            salt="5a" * 16, study=study, index=index, function=function, query=query, terms=terms
+        )
         self._write(state, body)
         self._database.execute("ROLLBACK")
 

@@ -71,7 +71,10 @@ class Drawn:
         everybody = self._sites.honest + self._sites.corrupt
         count = len(everybody) if self._happens(0.6) else self._coins.randint(least, len(everybody))
         places = [(number, self._announced[number] - 1) for number in self._sites.honest]
-        stolen = [(number, self._coins.choices([OWN, ALIAS, SAME], [80, 15, 5])[0]) for number in self._sites.corrupt[:1]]
+        stolen = [
+            (number, self._coins.choices([OWN, ALIAS, SAME], [80, 15, 5])[0])
+            for number in self._sites.corrupt[:1]
+        ]
         return View(self._some(everybody, count), MODELS[0], tuple(places + stolen))
 
     def _variation(self, view):
@@ -88,12 +91,17 @@ class Drawn:
 
     def _told(self, views, shown, asked):
         """(moves of the second trip, of the third): one path is in fashion, one or two sets are."""
-        there = {view: [*(each for each in asked if shown[each] == view), *self._sites.corrupt] for view in views}
+        there = {
+            view: [*(each for each in asked if shown[each] == view), *self._sites.corrupt]
+            for view in views
+        }
         sets = {
             view: [self._set_of(view, there[view]) for _ in range(1 + self._happens(0.3))]
             for view in views
         }
-        weights = self._coins.choice([[8, 1, 1, 0], [0, 9, 0, 1], [1, 9, 1, 1], [1, 1, 0, 0], [3, 3, 2, 2]])
+        weights = self._coins.choice(
+            [[8, 1, 1, 0], [0, 9, 0, 1], [1, 9, 1, 1], [1, 1, 0, 0], [3, 3, 2, 2]]
+        )
         told, revealed = [], []
         for number in asked:
             target = self._coins.choice(sets[shown[number]])

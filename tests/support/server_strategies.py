@@ -46,9 +46,7 @@ def rosters(*, sites=6, honest=(2, 3, 4), corrupt=(0, 1, 2)):
         for colluding in range(max(bad, 1), count):
             for survivors in range(colluding + 1, count + 1):
                 if count <= sites:
-                    found += [
-                        (each, bad) for each in least_constants(count, colluding, survivors)
-                    ]
+                    found += [(each, bad) for each in least_constants(count, colluding, survivors)]
     return sorted(found, key=lambda each: (each[0].sites, each[1], each[0].colluding))
 
 
@@ -142,9 +140,7 @@ class OneRound:
                 yield from (View(members, model, variant) for model in MODELS)
 
     def _takers_of(self, view):
-        return [
-            number for number in self.sites.honest if self._begun.copy().ask(number, 0, view)
-        ]
+        return [number for number in self.sites.honest if self._begun.copy().ask(number, 0, view)]
 
     def _shown(self, views):
         server = self._begun.copy()

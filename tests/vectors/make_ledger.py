@@ -37,7 +37,12 @@ STUDY, MASKED = hash_named("study"), hash_named("follow-up")
 def charged(index, function="gradient", terms=None, study=STUDY):
     query = hash_named(f"query {index}")
     return Charged(
-        study=study, index=index, function=function, query=query, terms=terms or terms_of(9.0)
+        salt="5a" * 16,
+        study=study,
+        index=index,
+        function=function,
+        query=query,
+        terms=terms or terms_of(9.0),
     )
 
 

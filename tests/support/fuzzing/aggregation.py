@@ -127,7 +127,7 @@ AGGREGATION = Target(
 
 def _receipted(answer: bytes) -> bytes:
     receipt = Receipt(
-        study="01" * 32, index=3, transcript="23" * 32, sequence=9, head="45" * 32,
+        previous="0" * 64, study="01" * 32, index=3, transcript="23" * 32, sequence=9, head="45" * 32,
         answer=hashlib.sha256(answer).hexdigest(),
     )  # fmt: skip
     return ReceiptedAnswer(signed=SignedReceipt.sign(receipt, KEY), answer=answer).to_bytes()

@@ -63,7 +63,7 @@ def _receipts() -> Sequence[SignedReceipt]:
     found = []
     for number in range(3):
         receipt = Receipt(
-            study=HASH, index=number, transcript="01" * 32, sequence=2**30 + number, head="23" * 32, answer="45" * 32
+            previous="0" * 64, study=HASH, index=number, transcript="01" * 32, sequence=2**30 + number, head="23" * 32, answer="45" * 32
         )  # fmt: skip
         found.append(SignedReceipt.sign(receipt, SigningKey.from_seed(bytes([number]) * 32)))
     return found
