@@ -37,10 +37,13 @@ class Trace:
 
 
 class StageGradient(Protocol):
-    """Gradients of one layer, for every unit of a pass, materialised or not."""
+    """Gradients of one layer, for every unit of a pass, materialised or not.
 
-    def squared_norms(self) -> Doubles:
-        """(units,) in float64, over weight and bias; not finite where anything is not."""
+    squares: (units,) in float64, squared norms over weight and bias; not finite where anything is
+        not.
+    """
+
+    squares: Doubles
 
     def drop(self, usable: Flags) -> None:
         """Zero everything that belongs to units which are not usable (units,)."""

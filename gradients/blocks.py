@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,25 @@ from gradients._arrays import (
 )
 from gradients._products import LANE, padded_units
 from gradients._stages import Batch
+
+
+class Slots(NamedTuple):
+    """What one pass sees of a block: views of the units from number `first` on, a shape of them.
+
+    rows: where they are among the rows of the block. columns: (features, rows). factors, weights:
+    what a row's delta and loss count in its unit. augmented: squared norm of a row, plus 1. usable:
+    per unit.
+    """
+
+    first: int
+    batch: Batch
+    rows: slice
+    columns: Reals
+    factors: Reals
+    weights: Doubles
+    augmented: Doubles
+    usable: Flags
+    all_usable: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +102,27 @@ class Block:
         """Shape of one pass over the whole block, padded to a multiple of 16 units."""
         return Batch(
             units=len(self.flat_usable), rows=self.rows_per_unit, tile=padded_units(self.tile)
+        )
+
+    @cached_property
+    def whole(self) -> Slots:
+        """All slots at once."""
+        return self.slots(0, self.batch)
+
+    def slots(self, first: int, batch: Batch) -> Slots:
+        """Return the slots of the units first .. first + batch.units - 1, as views."""
+        units = slice(first, first + batch.units)
+        rows = slice(first * batch.rows, (first + batch.units) * batch.rows)
+        return Slots(
+            first=first,
+            batch=batch,
+            rows=rows,
+            columns=self.flat_inputs[rows].T,
+            factors=self.row_factors[rows],
+            weights=self.row_weights[rows],
+            augmented=self.augmented[rows],
+            usable=self.flat_usable[units],
+            all_usable=self.all_usable,
         )
 
     @cached_property

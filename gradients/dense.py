@@ -106,17 +106,13 @@ def _square_columns(array: Reals) -> Doubles:
     The squares themselves are float64 too: in float32 those below 2^-75 would vanish, and with them
     the norm of a small delta under a large input.
     """
-    squares = _sum_of_squares(array[:WIDENED])
-    for start in range(WIDENED, len(array), WIDENED):
-        squares += _sum_of_squares(array[start : start + WIDENED])
-    return squares
-
-
-def _sum_of_squares(array: Reals) -> Doubles:
-    """As `_square_columns`, at once."""
-    wide = array.astype(np.float64)
-    np.multiply(wide, wide, out=wide)
-    squares: Doubles = np.add.reduce(wide, axis=0)
+    squares: Doubles | None = None
+    for start in range(0, len(array), WIDENED):
+        wide = array[start : start + WIDENED].astype(np.float64)
+        wide *= wide
+        part = np.add.reduce(wide, axis=0)
+        squares = part if squares is None else np.add(squares, part, out=squares)
+    assert squares is not None  # noqa: S101 (cannot happen: a layer has an output)
     return squares
 
 
@@ -147,14 +143,10 @@ class OuterGradient:
     def __init__(self, columns: Reals, deltas: Reals, augmented: Doubles, tile: int) -> None:
         self._columns = columns
         self._deltas = deltas
-        self._augmented = augmented
         self._tile = tile
-
-    def squared_norms(self) -> Doubles:
-        """(||a||^2 + 1) ||delta||^2; infinite where ||a||^2 overflows in the dtype of the model."""
-        squares = _square_columns(self._deltas)
-        squares *= self._augmented
-        return squares
+        # (||a||^2 + 1) ||delta||^2; infinite where ||a||^2 overflows in the dtype of the model.
+        self.squares = _square_columns(deltas)
+        self.squares *= augmented
 
     def drop(self, usable: Flags) -> None:
         """Zero everything that belongs to units which are not usable (units,)."""
@@ -173,16 +165,12 @@ class FormedGradient:
         self._columns = columns
         self._deltas = deltas
         self._batch = batch
-
-    def squared_norms(self) -> Doubles:
-        """Squared norms (units,) in float64, over weight and bias."""
-        squares = np.empty(self._batch.units)
+        self.squares = np.empty(batch.units)
         for part, weights, biases in self._gradients():
             wide = weights.reshape(len(weights), -1).astype(np.float64)
             narrow = biases.astype(np.float64)
-            squares[part] = np.einsum("up,up->u", wide, wide)
-            squares[part] += np.einsum("up,up->u", narrow, narrow)
-        return squares
+            self.squares[part] = np.einsum("up,up->u", wide, wide)
+            self.squares[part] += np.einsum("up,up->u", narrow, narrow)
 
     def drop(self, usable: Flags) -> None:
         """Zero everything that belongs to units which are not usable (units,)."""

@@ -29,7 +29,7 @@ from gradients._arrays import Doubles, Flags, Integers, Reals, as_reals, every
 from gradients._memory import keep_freed_memory
 from gradients._products import LANE
 from gradients._stages import Batch, StageGradient, Trace
-from gradients.blocks import Block
+from gradients.blocks import Block, Slots
 from gradients.losses import CROSS_ENTROPY, row_losses, valid_classes
 from gradients.models import Model, Parameters
 
@@ -44,11 +44,13 @@ class UnitGradients:
     losses: (U,), norms: (U,), both float64 and finite; norms over all parameters, bias included.
     """
 
-    def __init__(
-        self, losses: Doubles, norms: Doubles, passes: "list[_Pass]", model: Model
-    ) -> None:
-        self.losses = losses
-        self.norms = norms
+    def __init__(self, units: int, passes: "list[_Pass]", model: Model) -> None:
+        losses, norms = passes[0].losses, passes[0].norms
+        if len(passes) > 1:
+            losses = np.concatenate([part.losses for part in passes])
+            norms = np.concatenate([part.norms for part in passes])
+        self.losses = losses[:units]
+        self.norms = norms[:units]
         self._passes = passes
         self._model = model
 
@@ -73,8 +75,10 @@ class UnitGradients:
             raise ValueError("Expected finite weights")
         total = np.empty(size) if add_to is None else add_to
         narrow: Reals = given.astype(self._model.dtype)
-        for index, part in enumerate(self._passes):
-            part.add_weighted(narrow, total, first=index == 0 and add_to is None)
+        overwrite = add_to is None
+        for part in self._passes:
+            part.add_weighted(narrow, total, overwrite=overwrite)
+            overwrite = False
         return total
 
 
@@ -87,24 +91,24 @@ class _Pass(NamedTuple):
     losses: Doubles
     norms: Doubles
 
-    def add_weighted(self, weights: Reals, total: Doubles, *, first: bool) -> None:
-        """Add to `total` (size,), or overwrite it if this is the first pass."""
+    def add_weighted(self, weights: Reals, total: Doubles, *, overwrite: bool) -> None:
+        """Add to `total` (size,), or overwrite it; weights: those of the whole block."""
         mine = weights[self.first : self.first + self.units]
         if len(mine) < self.units:
             mine = np.pad(mine, (0, self.units - len(mine)))
         start = 0
         for gradient in self.gradients:
-            overwrite = first
+            fresh = overwrite
             for weight, bias in gradient.weighted_sums(mine):
                 middle = start + weight.size
                 end = middle + bias.size
-                if overwrite:
+                if fresh:
                     total[start:middle] = weight.reshape(-1)
                     total[middle:end] = bias.reshape(-1)
                 else:
                     total[start:middle] += weight.reshape(-1)
                     total[middle:end] += bias.reshape(-1)
-                overwrite = False
+                fresh = False
             start = end
 
 
@@ -123,16 +127,13 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
         narrow = as_reals(block.inputs, model.dtype)
         block = Block(inputs=narrow, targets=block.targets, rows=block.rows, tile=block.tile)
     targets, valid = _targets(model, block)
-    batch = _portion(block.batch) if model.convolves else block.batch
-    passes = [
-        _run(model, arrays, block, targets=targets, valid=valid, first=first, batch=batch)
-        for first in range(0, block.batch.units, batch.units)
-    ]
-    losses, norms = passes[0].losses, passes[0].norms
-    if len(passes) > 1:
-        losses = np.concatenate([part.losses for part in passes])
-        norms = np.concatenate([part.norms for part in passes])
-    return UnitGradients(losses[: block.units], norms[: block.units], passes, model)
+    if not model.convolves:
+        only = _run(model, arrays, block.whole, targets, valid)
+        return UnitGradients(block.units, [only], model)
+    batch = _portion(block.batch)
+    firsts = range(0, block.batch.units, batch.units)
+    passes = [_run(model, arrays, block.slots(first, batch), targets, valid) for first in firsts]
+    return UnitGradients(block.units, passes, model)
 
 
 def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None]:
@@ -158,70 +159,57 @@ def _portion(batch: Batch) -> Batch:
 def _run(
     model: Model,
     arrays: list[Reals],
-    block: Block,
-    *,
+    slots: Slots,
     targets: Reals | Integers,
     valid: Flags | None,
-    first: int,
-    batch: Batch,
 ) -> _Pass:
-    """One forward and backward pass over the units first..first+batch.units-1."""
-    rows = slice(first * batch.rows, (first + batch.units) * batch.rows)
-    columns = block.flat_inputs[rows].T
-    traces = []
+    """One forward and backward pass; targets and valid: of all rows of the block, (rows,)."""
+    batch, columns = slots.batch, slots.columns
+    traces, flags = [], []
     for index, stage in enumerate(model.stages):
         trace = stage.forward(
             arrays[2 * index], arrays[2 * index + 1], columns, batch.tile * batch.rows
         )
         traces.append(trace)
         columns = trace.output
-    losses, deltas = row_losses(model.loss, columns, targets[rows])
-    deltas *= block.row_factors[rows]
-    losses *= block.row_weights[rows]
+        if trace.finite is not None:
+            flags.append(trace.finite)
+    if valid is not None:
+        flags.append(valid[slots.rows])
+    losses, deltas = row_losses(model.loss, columns, targets[slots.rows])
+    deltas *= slots.factors
+    losses *= slots.weights
     if batch.rows > 1:
         losses = losses.reshape(batch.units, batch.rows).sum(axis=1)
-    gradients = _backward(model, arrays, traces, deltas, batch, augmented=block.augmented[rows])
-    squares = gradients[-1].squared_norms()
-    for gradient in reversed(gradients[:-1]):
-        squares += gradient.squared_norms()
-    flags = [trace.finite for trace in traces if trace.finite is not None]
-    if valid is not None:
-        flags.append(valid[rows])
+    gradients, squares = _backward(model, arrays, traces, deltas, slots)
     limit = model.largest_square
     # One number for all units first: if it is fine, all of them are.
     fine = squares.dot(squares) <= limit**2 and isfinite(losses.dot(losses))
-    if flags or not fine or not block.all_usable:
-        usable = (
-            np.isfinite(losses)
-            & (squares <= limit)
-            & block.flat_usable[first : first + batch.units]
-        )
+    if flags or not fine or not slots.all_usable:
+        usable = np.isfinite(losses) & (squares <= limit) & slots.usable
         for flag in flags:
             usable &= every(flag.reshape(batch.units, batch.rows), 1)
         losses, squares = np.where(usable, losses, 0), np.where(usable, squares, 0)
         if not usable.all():
             for gradient in gradients:
                 gradient.drop(usable)
-    return _Pass(first, batch.units, gradients, losses, np.sqrt(squares))
+    return _Pass(slots.first, batch.units, gradients, losses, np.sqrt(squares))
 
 
 def _backward(
-    model: Model,
-    arrays: list[Reals],
-    traces: list[Trace],
-    deltas: Reals,
-    batch: Batch,
-    *,
-    augmented: Doubles,
-) -> list[StageGradient]:
-    """Gradients of all layers, from the first to the last."""
-    gradients: list[StageGradient] = []
+    model: Model, arrays: list[Reals], traces: list[Trace], deltas: Reals, slots: Slots
+) -> tuple[list[StageGradient], Doubles]:
+    """Gradients of all layers, from the first to the last, and their squared norms per unit."""
     below: Reals | None = deltas
-    for index in reversed(range(len(traces))):
+    gradients: list[StageGradient] = []
+    squares: Doubles | None = None
+    for index in range(len(traces) - 1, -1, -1):
         assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
         gradient, below = model.stages[index].backward(
-            arrays[2 * index], traces[index], below, batch,
-            augmented=None if index else augmented, with_inputs=index > 0,
+            arrays[2 * index], traces[index], below, slots.batch,
+            augmented=None if index else slots.augmented, with_inputs=index > 0,
         )  # fmt: skip
         gradients.append(gradient)
-    return gradients[::-1]
+        squares = gradient.squares if squares is None else squares + gradient.squares
+    assert squares is not None  # noqa: S101 (cannot happen: a model has a layer)
+    return gradients[::-1], squares
