@@ -35,6 +35,7 @@ from gradients.models import Model, Parameters
 
 keep_freed_memory()
 
+SMALL_WEIGHT = 2.0**40  # times a gradient, whose norm is at most 2^64, never overflows in float32
 CONVOLVED_ROWS = 32  # images per pass: their patches stay in a core's cache
 
 
@@ -44,17 +45,14 @@ class UnitGradients:
     losses: (U,), norms: (U,), both float64 and finite; norms over all parameters, bias included.
     """
 
-    def __init__(self, units: int, passes: "list[_Pass]", model: Model) -> None:
-        losses, norms = passes[0].losses, passes[0].norms
-        if len(passes) > 1:
-            losses = np.concatenate([part.losses for part in passes])
-            norms = np.concatenate([part.norms for part in passes])
-        self.losses = losses[:units]
-        self.norms = norms[:units]
+    def __init__(
+        self, losses: Doubles, norms: Doubles, passes: "list[_Pass]", model: Model
+    ) -> None:
+        self.losses = losses
+        self.norms = norms
         self._passes = passes
         self._model = model
 
-    @np.errstate(all="ignore")
     def weighted_sum(self, weights: npt.ArrayLike, *, add_to: Doubles | None = None) -> Doubles:
         """Sum over units of weights[u] * gradient_u.
 
@@ -64,52 +62,60 @@ class UnitGradients:
         Returns the vector (size,) in float64, or `add_to`. May be called several times.
         Raises ValueError if the weights are not finite or an argument is of another shape.
         """
-        given, size = np.asarray(weights, dtype=np.float64), self._model.size
+        given, model = np.asarray(weights, dtype=np.float64), self._model
         if given.shape != self.norms.shape:
             raise ValueError(f"Expected weights.shape={given.shape} == {self.norms.shape}")
-        if add_to is not None and (add_to.shape != (size,) or add_to.dtype != np.float64):
-            raise ValueError(f"Expected add_to.shape={add_to.shape} == {(size,)} in float64")
-        largest = self._model.largest_square
-        # One product for all of them first: if this is small enough then they all are.
-        if not (given.dot(given) <= largest**2 or (np.abs(given) <= largest).all()):
+        if add_to is not None and (add_to.shape != (model.size,) or add_to.dtype != np.float64):
+            raise ValueError(f"Expected add_to.shape={add_to.shape} == {(model.size,)} in float64")
+        # One product for all of them first: if it is small then they all are.
+        if given.dot(given) <= SMALL_WEIGHT**2:
+            return self._sum(given, add_to)
+        if not (np.abs(given) <= model.largest_square).all():
             raise ValueError("Expected finite weights")
-        total = np.empty(size) if add_to is None else add_to
-        narrow: Reals = given.astype(self._model.dtype)
+        with np.errstate(all="ignore"):
+            return self._sum(given, add_to)
+
+    def _sum(self, weights: Doubles, add_to: Doubles | None) -> Doubles:
+        """As `weighted_sum`. Overflows only under weights above 2^40, which may warn."""
+        total = np.empty(self._model.size) if add_to is None else add_to
+        narrow: Reals = weights.astype(self._model.dtype)
         overwrite = add_to is None
-        for part in self._passes:
-            part.add_weighted(narrow, total, overwrite=overwrite)
+        for first, units, gradients in self._passes:
+            mine = narrow
+            if units != len(narrow):
+                mine = narrow[first : first + units]
+                mine = np.pad(mine, (0, units - len(mine)))
+            _add_weighted(gradients, mine, total, overwrite=overwrite)
             overwrite = False
         return total
 
 
 class _Pass(NamedTuple):
-    """Gradients of the units first..first+units-1 of a block: one forward and backward pass."""
+    """Gradients of the units first..first+units-1 of a block, by layer: one forward and backward pass."""
 
     first: int
     units: int
     gradients: list[StageGradient]
-    losses: Doubles
-    norms: Doubles
 
-    def add_weighted(self, weights: Reals, total: Doubles, *, overwrite: bool) -> None:
-        """Add to `total` (size,), or overwrite it; weights: those of the whole block."""
-        mine = weights[self.first : self.first + self.units]
-        if len(mine) < self.units:
-            mine = np.pad(mine, (0, self.units - len(mine)))
-        start = 0
-        for gradient in self.gradients:
-            fresh = overwrite
-            for weight, bias in gradient.weighted_sums(mine):
-                middle = start + weight.size
-                end = middle + bias.size
-                if fresh:
-                    total[start:middle] = weight.reshape(-1)
-                    total[middle:end] = bias.reshape(-1)
-                else:
-                    total[start:middle] += weight.reshape(-1)
-                    total[middle:end] += bias.reshape(-1)
-                fresh = False
-            start = end
+
+def _add_weighted(
+    gradients: list[StageGradient], weights: Reals, total: Doubles, *, overwrite: bool
+) -> None:
+    """Add sums of weights[unit] * gradient to `total` (size,), or overwrite it."""
+    start = 0
+    for gradient in gradients:
+        fresh = overwrite
+        for weight, bias in gradient.weighted_sums(weights):
+            middle = start + weight.size
+            end = middle + bias.size
+            if fresh:
+                total[start:middle] = weight.reshape(-1)
+                total[middle:end] = bias.reshape(-1)
+            else:
+                total[start:middle] += weight.reshape(-1)
+                total[middle:end] += bias.reshape(-1)
+            fresh = False
+        start = end
 
 
 @np.errstate(all="ignore")
@@ -128,12 +134,20 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
         block = Block(inputs=narrow, targets=block.targets, rows=block.rows, tile=block.tile)
     targets, valid = _targets(model, block)
     if not model.convolves:
-        only = _run(model, arrays, block.whole, targets, valid)
-        return UnitGradients(block.units, [only], model)
-    batch = _portion(block.batch)
-    firsts = range(0, block.batch.units, batch.units)
-    passes = [_run(model, arrays, block.slots(first, batch), targets, valid) for first in firsts]
-    return UnitGradients(block.units, passes, model)
+        losses, norms, only = _run(model, arrays, block.whole, targets, valid)
+        passes = [only]
+    else:
+        batch = _portion(block.batch)
+        parts = [
+            _run(model, arrays, block.slots(first, batch), targets, valid)
+            for first in range(0, block.batch.units, batch.units)
+        ]
+        losses = np.concatenate([part[0] for part in parts])
+        norms = np.concatenate([part[1] for part in parts])
+        passes = [part[2] for part in parts]
+    if block.units < len(norms):
+        losses, norms = losses[: block.units], norms[: block.units]
+    return UnitGradients(losses, norms, passes, model)
 
 
 def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None]:
@@ -162,8 +176,8 @@ def _run(
     slots: Slots,
     targets: Reals | Integers,
     valid: Flags | None,
-) -> _Pass:
-    """One forward and backward pass; targets and valid: of all rows of the block, (rows,)."""
+) -> tuple[Doubles, Doubles, _Pass]:
+    """Losses, norms and gradients by one pass; targets and valid: of all rows of the block, (rows,)."""
     batch, columns = slots.batch, slots.columns
     traces, flags = [], []
     for index, stage in enumerate(model.stages):
@@ -193,7 +207,7 @@ def _run(
         if not usable.all():
             for gradient in gradients:
                 gradient.drop(usable)
-    return _Pass(slots.first, batch.units, gradients, losses, np.sqrt(squares))
+    return losses, np.sqrt(squares), _Pass(slots.first, batch.units, gradients)
 
 
 def _backward(
