@@ -51,8 +51,9 @@ class StageGradient(Protocol):
     def weighted_sums(self, weights: Reals) -> Iterable[tuple[Reals, Reals]]:
         """Sums of weights[unit] * gradient over disjoint sets of units: (weight, bias).
 
-        In each of them no product is rounded more often than a tile has units (`gradients.bounds`);
-        over all units they are to be added in float64. weights: (units,), in the dtype of the model.
+        In each of them products are rounded no more often, in the mean, than a tile has units
+        (`gradients.bounds`); over all units they are to be added in float64.
+        weights: (units,), in the dtype of the model.
         """
 
 

@@ -2,8 +2,8 @@
 
 The work done for a block depends on its shape alone, never on how many of its slots are filled.
 Tiles are what the guarantees speak of: a unit's numbers are, bit for bit, those that it has in a
-tile alone, and no sum in the dtype of the model rounds a term more often than a tile has units.
-That a block has several tiles saves time, nothing else.
+tile alone, and no sum in the dtype of the model rounds its terms more often, in the mean of
+`gradients.bounds`, than a tile has units. That a block has several tiles saves time, nothing else.
 """
 
 from collections.abc import Iterator
@@ -106,10 +106,14 @@ class Block:
 
     @cached_property
     def whole(self) -> Slots:
-        """All slots at once."""
-        return self.slots(0, self.batch)
+        """All slots, for one pass."""
+        return self.split(self.batch)[0]
 
-    def slots(self, first: int, batch: Batch) -> Slots:
+    def split(self, batch: Batch) -> list[Slots]:
+        """Return all slots, for passes of one shape, whose units divide those of the block."""
+        return [self._slots(first, batch) for first in range(0, self.batch.units, batch.units)]
+
+    def _slots(self, first: int, batch: Batch) -> Slots:
         """Return the slots of the units first .. first + batch.units - 1, as views."""
         units = slice(first, first + batch.units)
         rows = slice(first * batch.rows, (first + batch.units) * batch.rows)

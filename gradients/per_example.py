@@ -6,8 +6,8 @@ over its rows of the rows' gradients.
 **Guarantees.**
 
 * Bit for bit: a unit's loss, norm and contribution depend on that unit and on the parameters alone.
-* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-23 relative: float32
-  values are squared and added in float64, whatever the width of a layer.
+* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-18 relative, whatever the
+  width of a layer (`gradients.bounds`, item 4).
 * What is not finite, or whose square overflows in the dtype of the model, at any place (inputs,
   targets, sums of a layer, loss, deltas, norm), makes its unit contribute exactly zero, with loss 0
   and norm 0: without an exception, a warning, or a trace of it in any other unit.
@@ -20,7 +20,7 @@ over its rows of the rows' gradients.
 """
 
 from math import isfinite
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +39,17 @@ SMALL_WEIGHT = 2.0**40  # times a gradient, whose norm is at most 2^64, never ov
 CONVOLVED_ROWS = 32  # images per pass: their patches stay in a core's cache
 
 
+# Gradients of all layers, from the first to the last, by one forward and backward pass.
+Pass: TypeAlias = tuple[Slots, list[StageGradient]]
+
+
 class UnitGradients:
     """Gradients of the units of one block.
 
     losses: (U,), norms: (U,), both float64 and finite; norms over all parameters, bias included.
     """
 
-    def __init__(
-        self, losses: Doubles, norms: Doubles, passes: "list[_Pass]", model: Model
-    ) -> None:
+    def __init__(self, losses: Doubles, norms: Doubles, passes: list[Pass], model: Model) -> None:
         self.losses = losses
         self.norms = norms
         self._passes = passes
@@ -80,26 +82,18 @@ class UnitGradients:
         total = np.empty(self._model.size) if add_to is None else add_to
         narrow: Reals = weights.astype(self._model.dtype)
         overwrite = add_to is None
-        for first, units, gradients in self._passes:
-            mine = narrow
+        for slots, gradients in self._passes:
+            mine, units = narrow, slots.batch.units
             if units != len(narrow):
-                mine = narrow[first : first + units]
+                mine = narrow[slots.first : slots.first + units]
                 mine = np.pad(mine, (0, units - len(mine)))
-            _add_weighted(gradients, mine, total, overwrite=overwrite)
+            _add_weighted(gradients, mine, total, overwrite)
             overwrite = False
         return total
 
 
-class _Pass(NamedTuple):
-    """Gradients of the units first..first+units-1 of a block, by layer: one forward and backward pass."""
-
-    first: int
-    units: int
-    gradients: list[StageGradient]
-
-
 def _add_weighted(
-    gradients: list[StageGradient], weights: Reals, total: Doubles, *, overwrite: bool
+    gradients: list[StageGradient], weights: Reals, total: Doubles, overwrite: bool
 ) -> None:
     """Add sums of weights[unit] * gradient to `total` (size,), or overwrite it."""
     start = 0
@@ -132,29 +126,27 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
     if block.flat_inputs.dtype != model.dtype:
         narrow = as_reals(block.inputs, model.dtype)
         block = Block(inputs=narrow, targets=block.targets, rows=block.rows, tile=block.tile)
-    targets, valid = _targets(model, block)
-    if not model.convolves:
-        losses, norms, only = _run(model, arrays, block.whole, targets, valid)
-        passes = [only]
+    if block.largest_class < model.classes:  # nothing to know beyond what the block knows
+        targets, valid = block.flat_targets, None
     else:
-        batch = _portion(block.batch)
-        parts = [
-            _run(model, arrays, block.slots(first, batch), targets, valid)
-            for first in range(0, block.batch.units, batch.units)
-        ]
-        losses = np.concatenate([part[0] for part in parts])
-        norms = np.concatenate([part[1] for part in parts])
-        passes = [part[2] for part in parts]
+        targets, valid = _targets(model, block)
+    if not model.convolves:
+        losses, norms, gradients = _run(model, arrays, block.whole, targets, valid)
+        passes = [(block.whole, gradients)]
+    else:
+        parts = block.split(_portion(block.batch))
+        found = [_run(model, arrays, slots, targets, valid) for slots in parts]
+        losses = np.concatenate([part[0] for part in found])
+        norms = np.concatenate([part[1] for part in found])
+        passes = [(slots, part[2]) for slots, part in zip(parts, found, strict=True)]
     if block.units < len(norms):
         losses, norms = losses[: block.units], norms[: block.units]
     return UnitGradients(losses, norms, passes, model)
 
 
 def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None]:
-    """Targets per row, and whether they are usable, (rows,) each; None: no more to know than the block does."""
+    """Targets per row, and whether they are usable, (rows,) each; None: the block has seen to it."""
     if model.loss == CROSS_ENTROPY:
-        if block.largest_class < model.classes:
-            return block.flat_targets, None
         return valid_classes(block.flat_targets, model.classes)
     if block.flat_targets.dtype == model.dtype:
         return block.flat_targets, None
@@ -176,7 +168,7 @@ def _run(
     slots: Slots,
     targets: Reals | Integers,
     valid: Flags | None,
-) -> tuple[Doubles, Doubles, _Pass]:
+) -> tuple[Doubles, Doubles, list[StageGradient]]:
     """Losses, norms and gradients by one pass; targets and valid: of all rows of the block, (rows,)."""
     batch, columns = slots.batch, slots.columns
     traces, flags = [], []
@@ -207,7 +199,7 @@ def _run(
         if not usable.all():
             for gradient in gradients:
                 gradient.drop(usable)
-    return losses, np.sqrt(squares), _Pass(slots.first, batch.units, gradients)
+    return losses, np.sqrt(squares), gradients
 
 
 def _backward(
