@@ -69,7 +69,7 @@ class UnitGradients:
             raise ValueError(f"Expected weights.shape={given.shape} == {self.norms.shape}")
         if add_to is not None and (add_to.shape != (model.size,) or add_to.dtype != np.float64):
             raise ValueError(f"Expected add_to.shape={add_to.shape} == {(model.size,)} in float64")
-        # One product for all of them first: if it is small then they all are.
+        # One product for all of them first: if it is small then they all are, and nothing overflows.
         if given.dot(given) <= SMALL_WEIGHT**2:
             return self._sum(given, add_to)
         if not (np.abs(given) <= model.largest_square).all():
@@ -78,14 +78,14 @@ class UnitGradients:
             return self._sum(given, add_to)
 
     def _sum(self, weights: Doubles, add_to: Doubles | None) -> Doubles:
-        """As `weighted_sum`. Overflows only under weights above 2^40, which may warn."""
+        """As `weighted_sum`."""
         total = np.empty(self._model.size) if add_to is None else add_to
         narrow: Reals = weights.astype(self._model.dtype)
         overwrite = add_to is None
         for slots, gradients in self._passes:
-            mine, units = narrow, slots.batch.units
-            if units != len(narrow):
-                mine = narrow[slots.first : slots.first + units]
+            units = slots.batch.units
+            mine = narrow[slots.first : slots.first + units]
+            if len(mine) < units:
                 mine = np.pad(mine, (0, units - len(mine)))
             _add_weighted(gradients, mine, total, overwrite)
             overwrite = False
