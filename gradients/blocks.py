@@ -31,22 +31,32 @@ from gradients._stages import Batch
 
 
 class Slots(NamedTuple):
-    """What one pass sees of a block: views of the units from number `first` on, a shape of them.
+    """What one pass of a model sees of a block: views of the units from number `first` on.
 
-    rows: where they are among the rows of the block. columns: (features, rows). factors, weights:
-    what a row's delta and loss count in its unit. augmented: squared norm of a row, plus 1. usable:
-    per unit.
+    units: how many of the block's they are; batch: with those that fill it up. columns: (features,
+    rows). targets, valid: per row, and whether they are usable; None: all are as far as the block
+    knows. factors, weights: what a row's delta and loss count in its unit. augmented: squared norm
+    of a row, plus 1. usable: per unit; all_usable: of the whole block.
     """
 
     first: int
+    units: int
     batch: Batch
-    rows: slice
     columns: Reals
+    targets: Reals | Integers
+    valid: Flags | None
     factors: Reals
     weights: Doubles
     augmented: Doubles
     usable: Flags
     all_usable: bool
+
+    def padded(self, values: Reals) -> Reals:
+        """Return the values (U,) of these units, and zeros for those that fill the batch up."""
+        if len(values) == self.batch.units:
+            return values
+        mine = values[self.first : self.first + self.units]
+        return np.pad(mine, (0, self.batch.units - self.units))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +88,7 @@ class Block:
     row_weights: Doubles = field(init=False, repr=False)
     row_factors: Reals = field(init=False, repr=False)
     augmented: Doubles = field(init=False, repr=False)
+    seen: tuple[object, list[Slots]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         inputs, targets = _as_inputs(self.inputs), _as_targets(self.targets)
@@ -86,6 +97,11 @@ class Block:
         object.__setattr__(self, "tile", self.tile or len(inputs))
         _require_tile(self.tile, len(inputs))
         _freeze(self, _prepared(inputs, targets, rows))
+        self.keep(None, [])
+
+    def keep(self, model: object, passes: list[Slots]) -> None:
+        """Keep what a model sees of this block, as `seen`, until another model looks at it."""
+        object.__setattr__(self, "seen", (model, passes))
 
     @cached_property
     def units(self) -> int:
@@ -104,24 +120,19 @@ class Block:
             units=len(self.flat_usable), rows=self.rows_per_unit, tile=padded_units(self.tile)
         )
 
-    @cached_property
-    def whole(self) -> Slots:
-        """All slots, for one pass."""
-        return self.split(self.batch)[0]
-
-    def split(self, batch: Batch) -> list[Slots]:
-        """Return all slots, for passes of one shape, whose units divide those of the block."""
-        return [self._slots(first, batch) for first in range(0, self.batch.units, batch.units)]
-
-    def _slots(self, first: int, batch: Batch) -> Slots:
-        """Return the slots of the units first .. first + batch.units - 1, as views."""
+    def slots(
+        self, first: int, batch: Batch, targets: Reals | Integers, valid: Flags | None
+    ) -> Slots:
+        """Return the slots of the units first .. first + batch.units - 1; targets, valid: (rows,)."""
         units = slice(first, first + batch.units)
         rows = slice(first * batch.rows, (first + batch.units) * batch.rows)
         return Slots(
             first=first,
+            units=min(batch.units, self.units - first),
             batch=batch,
-            rows=rows,
             columns=self.flat_inputs[rows].T,
+            targets=targets[rows],
+            valid=None if valid is None else valid[rows],
             factors=self.row_factors[rows],
             weights=self.row_weights[rows],
             augmented=self.augmented[rows],

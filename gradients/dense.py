@@ -108,13 +108,11 @@ def _square_columns(array: Reals) -> Doubles:
     The squares themselves are float64 too: in float32 those below 2^-75 would vanish, and with them
     the norm of a small delta under a large input.
     """
-    squares: Doubles | None = None
-    for start in range(0, len(array), WIDENED):
-        wide = array[start : start + WIDENED].astype(np.float64)
-        wide *= wide
-        part = np.add.reduce(wide, axis=0)
-        squares = part if squares is None else np.add(squares, part, out=squares)
-    assert squares is not None  # noqa: S101 (cannot happen: a layer has an output)
+    wide = array[:WIDENED].astype(np.float64)
+    wide *= wide
+    squares: Doubles = np.add.reduce(wide, axis=0)
+    if len(array) > WIDENED:
+        squares += _square_columns(array[WIDENED:])
     return squares
 
 

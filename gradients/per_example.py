@@ -52,7 +52,7 @@ class UnitGradients:
     def __init__(self, losses: Doubles, norms: Doubles, passes: list[Pass], model: Model) -> None:
         self.losses = losses
         self.norms = norms
-        self._passes = passes
+        self.passes = passes
         self._model = model
 
     def weighted_sum(self, weights: npt.ArrayLike, *, add_to: Doubles | None = None) -> Doubles:
@@ -64,52 +64,39 @@ class UnitGradients:
         Returns the vector (size,) in float64, or `add_to`. May be called several times.
         Raises ValueError if the weights are not finite or an argument is of another shape.
         """
-        given, model = np.asarray(weights, dtype=np.float64), self._model
+        given, size = np.asarray(weights, np.float64), self._model.size
         if given.shape != self.norms.shape:
             raise ValueError(f"Expected weights.shape={given.shape} == {self.norms.shape}")
-        if add_to is not None and (add_to.shape != (model.size,) or add_to.dtype != np.float64):
-            raise ValueError(f"Expected add_to.shape={add_to.shape} == {(model.size,)} in float64")
+        if add_to is not None and (add_to.shape != (size,) or add_to.dtype != np.float64):
+            raise ValueError(f"Expected add_to.shape={add_to.shape} == {(size,)} in float64")
         # One product for all of them first: if it is small then they all are, and nothing overflows.
         if given.dot(given) <= SMALL_WEIGHT**2:
             return self._sum(given, add_to)
-        if not (np.abs(given) <= model.largest_square).all():
+        if not (np.abs(given) <= self._model.largest_square).all():
             raise ValueError("Expected finite weights")
         with np.errstate(all="ignore"):
             return self._sum(given, add_to)
 
     def _sum(self, weights: Doubles, add_to: Doubles | None) -> Doubles:
         """As `weighted_sum`."""
-        total = np.empty(self._model.size) if add_to is None else add_to
         narrow: Reals = weights.astype(self._model.dtype)
-        overwrite = add_to is None
-        for slots, gradients in self._passes:
-            units = slots.batch.units
-            mine = narrow[slots.first : slots.first + units]
-            if len(mine) < units:
-                mine = np.pad(mine, (0, units - len(mine)))
-            _add_weighted(gradients, mine, total, overwrite)
-            overwrite = False
+        total = np.empty(self._model.size) if add_to is None else add_to
+        first = add_to is None
+        for slots, gradients in self.passes:
+            end = 0
+            for gradient in gradients:
+                start, overwrite = end, first
+                for parts in gradient.weighted_sums(slots.padded(narrow)):
+                    end = start
+                    for part in parts:
+                        begin, end = end, end + part.size
+                        if overwrite:
+                            total[begin:end] = part.reshape(-1)
+                        else:
+                            total[begin:end] += part.reshape(-1)
+                    overwrite = False
+            first = False
         return total
-
-
-def _add_weighted(
-    gradients: list[StageGradient], weights: Reals, total: Doubles, overwrite: bool
-) -> None:
-    """Add sums of weights[unit] * gradient to `total` (size,), or overwrite it."""
-    start = 0
-    for gradient in gradients:
-        fresh = overwrite
-        for weight, bias in gradient.weighted_sums(weights):
-            middle = start + weight.size
-            end = middle + bias.size
-            if fresh:
-                total[start:middle] = weight.reshape(-1)
-                total[middle:end] = bias.reshape(-1)
-            else:
-                total[start:middle] += weight.reshape(-1)
-                total[middle:end] += bias.reshape(-1)
-            fresh = False
-        start = end
 
 
 @np.errstate(all="ignore")
@@ -120,33 +107,40 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
     another dtype is converted.
     Raises ValueError if shapes do not fit; never because of the values of data or parameters.
     """
+    arrays = model.checked(parameters)
+    seen_by, passes = block.seen
+    if seen_by is not model:
+        passes = _passes(model, block)
+        block.keep(model, passes)
+    if len(passes) == 1:
+        return _run(model, arrays, passes[0])
+    parts = [_run(model, arrays, slots) for slots in passes]
+    losses = np.concatenate([part.losses for part in parts])
+    norms = np.concatenate([part.norms for part in parts])
+    return UnitGradients(losses, norms, [pair for part in parts for pair in part.passes], model)
+
+
+def _passes(model: Model, block: Block) -> list[Slots]:
+    """Return what the passes of a model see of a block: the same in every step.
+
+    Raises ValueError if shapes do not fit.
+    """
     if block.features != model.inputs:
         raise ValueError(f"Expected block.features={block.features} == {model.inputs}")
-    arrays = model.checked(parameters)
     if block.flat_inputs.dtype != model.dtype:
         narrow = as_reals(block.inputs, model.dtype)
         block = Block(inputs=narrow, targets=block.targets, rows=block.rows, tile=block.tile)
-    if block.largest_class < model.classes:  # nothing to know beyond what the block knows
-        targets, valid = block.flat_targets, None
-    else:
-        targets, valid = _targets(model, block)
-    if not model.convolves:
-        losses, norms, gradients = _run(model, arrays, block.whole, targets, valid)
-        passes = [(block.whole, gradients)]
-    else:
-        parts = block.split(_portion(block.batch))
-        found = [_run(model, arrays, slots, targets, valid) for slots in parts]
-        losses = np.concatenate([part[0] for part in found])
-        norms = np.concatenate([part[1] for part in found])
-        passes = [(slots, part[2]) for slots, part in zip(parts, found, strict=True)]
-    if block.units < len(norms):
-        losses, norms = losses[: block.units], norms[: block.units]
-    return UnitGradients(losses, norms, passes, model)
+    targets, valid = _targets(model, block)
+    batch = _portion(block.batch) if model.convolves else block.batch
+    firsts = range(0, block.batch.units, batch.units)
+    return [block.slots(first, batch, targets, valid) for first in firsts]
 
 
 def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None]:
-    """Targets per row, and whether they are usable, (rows,) each; None: the block has seen to it."""
+    """Targets per row, and whether they are usable, (rows,) each; None: no more to know than the block does."""
     if model.loss == CROSS_ENTROPY:
+        if block.largest_class < model.classes:
+            return block.flat_targets, None
         return valid_classes(block.flat_targets, model.classes)
     if block.flat_targets.dtype == model.dtype:
         return block.flat_targets, None
@@ -162,14 +156,8 @@ def _portion(batch: Batch) -> Batch:
     return Batch(units=step, rows=batch.rows, tile=step)
 
 
-def _run(
-    model: Model,
-    arrays: list[Reals],
-    slots: Slots,
-    targets: Reals | Integers,
-    valid: Flags | None,
-) -> tuple[Doubles, Doubles, list[StageGradient]]:
-    """Losses, norms and gradients by one pass; targets and valid: of all rows of the block, (rows,)."""
+def _run(model: Model, arrays: list[Reals], slots: Slots) -> UnitGradients:
+    """One forward and backward pass."""
     batch, columns = slots.batch, slots.columns
     traces, flags = [], []
     for index, stage in enumerate(model.stages):
@@ -180,9 +168,9 @@ def _run(
         columns = trace.output
         if trace.finite is not None:
             flags.append(trace.finite)
-    if valid is not None:
-        flags.append(valid[slots.rows])
-    losses, deltas = row_losses(model.loss, columns, targets[slots.rows])
+    if slots.valid is not None:
+        flags.append(slots.valid)
+    losses, deltas = row_losses(model.loss, columns, slots.targets)
     deltas *= slots.factors
     losses *= slots.weights
     if batch.rows > 1:
@@ -199,7 +187,10 @@ def _run(
         if not usable.all():
             for gradient in gradients:
                 gradient.drop(usable)
-    return losses, np.sqrt(squares), gradients
+    norms = np.sqrt(squares)
+    if slots.units < batch.units:
+        losses, norms = losses[: slots.units], norms[: slots.units]
+    return UnitGradients(losses, norms, [(slots, gradients)], model)
 
 
 def _backward(
@@ -208,7 +199,6 @@ def _backward(
     """Gradients of all layers, from the first to the last, and their squared norms per unit."""
     below: Reals | None = deltas
     gradients: list[StageGradient] = []
-    squares: Doubles | None = None
     for index in range(len(traces) - 1, -1, -1):
         assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
         gradient, below = model.stages[index].backward(
@@ -216,6 +206,7 @@ def _backward(
             augmented=None if index else slots.augmented, with_inputs=index > 0,
         )  # fmt: skip
         gradients.append(gradient)
-        squares = gradient.squares if squares is None else squares + gradient.squares
-    assert squares is not None  # noqa: S101 (cannot happen: a model has a layer)
+    squares = gradients[0].squares
+    for gradient in gradients[1:]:
+        squares = squares + gradient.squares
     return gradients[::-1], squares
