@@ -36,7 +36,7 @@ class Slots(NamedTuple):
     units: how many of the block's they are; batch: with those that fill it up. columns: (features,
     rows). targets, valid: per row, and whether they are usable; None: all are as far as the block
     knows. factors, weights: what a row's delta and loss count in its unit. augmented: squared norm
-    of a row, plus 1. usable: per unit; all_usable: of the whole block.
+    of a row, plus 1. usable: per unit; all_usable: no unit of the block and no target is unusable.
     """
 
     first: int
@@ -137,7 +137,7 @@ class Block:
             weights=self.row_weights[rows],
             augmented=self.augmented[rows],
             usable=self.flat_usable[units],
-            all_usable=self.all_usable,
+            all_usable=self.all_usable and valid is None,
         )
 
     @cached_property

@@ -19,7 +19,7 @@ over its rows of the rows' gradients.
 | gradient exactly zero | its loss | 0 | 0 |
 """
 
-from math import isfinite
+from math import inf
 from typing import TypeAlias
 
 import numpy as np
@@ -83,10 +83,10 @@ class UnitGradients:
         total = np.empty(self._model.size) if add_to is None else add_to
         first = add_to is None
         for slots, gradients in self.passes:
-            end = 0
+            mine, end = slots.padded(narrow), 0
             for gradient in gradients:
                 start, overwrite = end, first
-                for parts in gradient.weighted_sums(slots.padded(narrow)):
+                for parts in gradient.weighted_sums(mine):
                     end = start
                     for part in parts:
                         begin, end = end, end + part.size
@@ -158,31 +158,36 @@ def _portion(batch: Batch) -> Batch:
 
 def _run(model: Model, arrays: list[Reals], slots: Slots) -> UnitGradients:
     """One forward and backward pass."""
-    batch, columns = slots.batch, slots.columns
-    traces, flags = [], []
+    batch, columns, fine = slots.batch, slots.columns, slots.all_usable
+    width = batch.tile * batch.rows
+    traces, gradients = [], []
     for index, stage in enumerate(model.stages):
-        trace = stage.forward(
-            arrays[2 * index], arrays[2 * index + 1], columns, batch.tile * batch.rows
-        )
+        trace = stage.forward(arrays[2 * index], arrays[2 * index + 1], columns, width)
         traces.append(trace)
         columns = trace.output
         if trace.finite is not None:
-            flags.append(trace.finite)
-    if slots.valid is not None:
-        flags.append(slots.valid)
+            fine = False
     losses, deltas = row_losses(model.loss, columns, slots.targets)
     deltas *= slots.factors
     losses *= slots.weights
     if batch.rows > 1:
         losses = losses.reshape(batch.units, batch.rows).sum(axis=1)
-    gradients, squares = _backward(model, arrays, traces, deltas, slots)
-    limit = model.largest_square
+    below: Reals | None = deltas
+    for index in range(len(traces) - 1, -1, -1):
+        assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
+        gradient, below = model.stages[index].backward(
+            arrays[2 * index], traces[index], below, batch,
+            augmented=None if index else slots.augmented, with_inputs=index > 0,
+        )  # fmt: skip
+        gradients.append(gradient)
+    squares = gradients[0].squares
+    for gradient in gradients[1:]:
+        squares = squares + gradient.squares
+    gradients.reverse()
     # One number for all units first: if it is fine, all of them are.
-    fine = squares.dot(squares) <= limit**2 and isfinite(losses.dot(losses))
-    if flags or not fine or not slots.all_usable:
-        usable = np.isfinite(losses) & (squares <= limit) & slots.usable
-        for flag in flags:
-            usable &= every(flag.reshape(batch.units, batch.rows), 1)
+    limit = model.largest_square
+    if not (fine and squares.dot(squares) <= limit**2 and losses.dot(losses) < inf):
+        usable = _usable(slots, traces) & np.isfinite(losses) & (squares <= limit)
         losses, squares = np.where(usable, losses, 0), np.where(usable, squares, 0)
         if not usable.all():
             for gradient in gradients:
@@ -193,20 +198,10 @@ def _run(model: Model, arrays: list[Reals], slots: Slots) -> UnitGradients:
     return UnitGradients(losses, norms, [(slots, gradients)], model)
 
 
-def _backward(
-    model: Model, arrays: list[Reals], traces: list[Trace], deltas: Reals, slots: Slots
-) -> tuple[list[StageGradient], Doubles]:
-    """Gradients of all layers, from the first to the last, and their squared norms per unit."""
-    below: Reals | None = deltas
-    gradients: list[StageGradient] = []
-    for index in range(len(traces) - 1, -1, -1):
-        assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
-        gradient, below = model.stages[index].backward(
-            arrays[2 * index], traces[index], below, slots.batch,
-            augmented=None if index else slots.augmented, with_inputs=index > 0,
-        )  # fmt: skip
-        gradients.append(gradient)
-    squares = gradients[0].squares
-    for gradient in gradients[1:]:
-        squares = squares + gradient.squares
-    return gradients[::-1], squares
+def _usable(slots: Slots, traces: list[Trace]) -> Flags:
+    """Which units (units,) have inputs and targets to use, and sums that are finite in all layers."""
+    usable = slots.usable.copy()
+    for flags in [slots.valid, *(trace.finite for trace in traces)]:
+        if flags is not None:
+            usable &= every(flags.reshape(slots.batch.units, slots.batch.rows), 1)
+    return usable
