@@ -138,6 +138,24 @@ def test_a_clipped_contribution_stays_within_the_bound_at_any_width(width, rows_
                 assert np.linalg.norm(alone) <= bound * MARGIN * (1 + 2**-22)
 
 
+@pytest.mark.parametrize("hidden", [3, 64, 1000])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_clipped_contribution_of_a_deep_model_stays_within_the_bound(hidden, activation):
+    """Squares of what comes into hidden layers are rounded in float32: 2^-18 in the place of 2^-22."""
+    model = make_model(kind="mlp", inputs=5, classes=3, hidden=(hidden, 4), activation=activation)
+    generator = np.random.default_rng(hidden)
+    for scale in (1e-20, 1.0, 1e6):  # where 1e6 saturates, a gradient may be exactly zero
+        (block,) = make_blocks(
+            scale * generator.standard_normal((4, 5)), np.arange(4) % 3, block_units=4
+        )
+        found = unit_gradients(model, model.initial(bytes(32)), block)
+        for bound in (1e-9, 1.0):
+            weights = bound * MARGIN / np.maximum(found.norms, bound * MARGIN)
+            for unit in range(4):
+                alone = found.weighted_sum(weights * (np.arange(4) == unit))
+                assert np.linalg.norm(alone) <= bound * MARGIN * (1 + 2**-18)
+
+
 def test_slack_is_twice_units_times_block_times_roundoff():
     assert summation_slack(1000, 64, np.float32) == 2 * 1000 * 64 * 2**-24
     assert summation_slack(1000, 64, np.float64) == 2 * 1000 * 64 * 2**-53
