@@ -1,8 +1,8 @@
 """Measure clip-and-sum of single gradients against Opacus and torch.
 
-Every competitor is a process of its own, with one thread, on one core. All are asked in turn,
-several times over, so that the noise of a machine hits them alike; what is printed are medians of
-the CPU time of one step in milliseconds, and the largest resident memory.
+Every competitor is a process of its own, with one thread, on one core, started several times. All
+are asked in turn, several times over, so that the noise of a machine hits them alike; what is
+printed are medians of the CPU time of one step in milliseconds, and the largest resident memory.
 
 * plain: our own model, not private: mean of the gradients, in the same style and by the same
   products.
@@ -268,20 +268,25 @@ def ask(process, count):
     return json.loads(line) if line else None
 
 
-def measure(settings, batch, rounds, seconds):
-    """Medians {competitor: (ms, MB)} over interleaved rounds of about `seconds` each."""
-    children = {name: start(name, settings, batch) for name in COMPETITORS}
-    first = {name: ask(child, 1) for name, child in children.items()}
-    ready = {name: child for name, child in children.items() if first[name]}
-    counts = {name: max(1, int(1e3 * seconds / max(first[name][0], 0.01))) for name in ready}
-    found = {name: [] for name in ready}
-    for _ in range(rounds):
-        for name, child in ready.items():
-            found[name].append(ask(child, counts[name]))
-    for child in children.values():
-        with contextlib.suppress(BrokenPipeError):  # it never started: there is no torch
-            child.stdin.close()
-        child.wait()
+def measure(settings, batch, launches, rounds, seconds):
+    """Medians {competitor: (ms, MB)} over interleaved rounds of about `seconds` each.
+
+    Competitors are started anew several times: by where its memory lies, a process is up to a
+    twentieth faster or slower for all of its life.
+    """
+    found = {}
+    for _ in range(launches):
+        children = {name: start(name, settings, batch) for name in COMPETITORS}
+        first = {name: ask(child, 1) for name, child in children.items()}
+        ready = {name: child for name, child in children.items() if first[name]}
+        counts = {name: max(1, int(1e3 * seconds / max(first[name][0], 0.01))) for name in ready}
+        for _ in range(rounds):
+            for name, child in ready.items():
+                found.setdefault(name, []).append(ask(child, counts[name]))
+        for child in children.values():
+            with contextlib.suppress(BrokenPipeError):  # it never started: there is no torch
+                child.stdin.close()
+            child.wait()
     return {
         name: (statistics.median(ms for ms, _ in values), max(mb for _, mb in values))
         for name, values in found.items()
@@ -329,7 +334,7 @@ def main():
     rows = []
     for name, settings, batches in QUICK if options.quick else CASES:
         for batch in batches if options.only in name else ():
-            found = measure(settings, batch, *((5, 0.05) if options.quick else (15, 0.2)))
+            found = measure(settings, batch, *((1, 5, 0.05) if options.quick else (3, 5, 0.1)))
             rows.append((name, batch, found))
             print(f"{name}, {batch}: done", file=sys.stderr)
     result = table(rows)

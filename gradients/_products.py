@@ -29,6 +29,7 @@ from functools import lru_cache
 import numpy as np
 
 from gradients._arrays import Reals
+from gradients.bounds import mean_roundings
 
 LANE = 16  # columns are padded to a multiple of this: the widest vector holds 16 numbers of float32
 QUICK_PRODUCTS = 10**6
@@ -119,27 +120,30 @@ def quick_width(area: int, count: int) -> int:
 
 
 def sum_of_outer_products(
-    left: Reals, right: Reals, roundings: int
+    left: Reals, right: Reals, roundings: int, weights: Reals | None = None
 ) -> Iterator[tuple[Reals, Reals]]:
-    """Yield parts of `left @ right.T` and of the sums of left's rows: left (outputs, n), right (inputs, n).
+    """Yield parts of `(left * weights) @ right.T` and of the sums of left * weights over columns.
 
-    The parts are to be added in float64. Within one, no term is rounded more than `roundings`
-    times, whatever order BLAS adds in.
+    Arguments: left (outputs, n), right (inputs, n), weights (n,). The parts are to be added in
+    float64. Within one, terms are rounded no more than `roundings` times, in the mean that
+    `gradients.bounds` speaks of, whatever order BLAS adds in.
     """
-    count = left.shape[1]
-    width = summed_width(left.shape[0] * right.shape[0], count, roundings)
+    count, area = left.shape[1], left.shape[0] * right.shape[0]
+    width = summed_width(area, count, roundings)
     if width == 0:
         for at in range(0, count, roundings):
             part = slice(at, at + roundings)
-            yield from sum_of_outer_products(left[:, part], right[:, part], roundings)
-    elif width < count and count % width == 0 and len(left) * len(right) * width <= QUICK_PRODUCTS:
-        products = _portions(left, width) @ _portions(right, width).transpose(0, 2, 1)
-        sums = (left.reshape(-1, width) @ np.ones(width, left.dtype)).reshape(len(left), -1)
+            some = None if weights is None else weights[part]
+            yield from sum_of_outer_products(left[:, part], right[:, part], roundings, some)
+    elif width < count and count % width == 0 and area * width <= QUICK_PRODUCTS:
+        weighted = left if weights is None else left * weights
+        products = _portions(weighted, width) @ _portions(right, width).transpose(0, 2, 1)
+        sums = (weighted.reshape(-1, width) @ np.ones(width, left.dtype)).reshape(len(left), -1)
         yield np.add.reduce(products, axis=0), np.add.reduce(sums, axis=1)
     else:
-        product, sum_of_rows = _outer(left[:, :width], right[:, :width])
+        product, sum_of_rows = _outer(left, right, weights, slice(0, width))
         for at in range(width, count, width):
-            more = _outer(left[:, at : at + width], right[:, at : at + width])
+            more = _outer(left, right, weights, slice(at, at + width))
             product += more[0]
             sum_of_rows += more[1]
         yield product, sum_of_rows
@@ -149,19 +153,24 @@ def sum_of_outer_products(
 def summed_width(area: int, count: int, roundings: int) -> int:
     """Return how many of `count` terms to add in one product of `area` numbers; 0: too many for one sum.
 
-    A term goes through at most as many roundings as there are columns in its portion (its own and
-    those of the additions), and then through one for every other portion. So n columns, if not too
-    many, need only one portion more than n / `roundings`, and no addition in float64, which takes
-    four times as long.
+    Terms are rounded as often as `mean_roundings` says within their portion, and once more for
+    every other portion. So three portions of 342 do for 1,024 terms that may be rounded 256 times,
+    and there is no addition in float64, which takes four times as long.
     """
     width = quick_width(area, count)
-    if width == count > roundings:
-        width = -(-count // (count // roundings + 1))
-    return width if width + -(-count // width) - 1 <= roundings else 0
+    portions = -(-count // width)
+    if width == count:  # a large product, in as few portions as may be
+        while portions < roundings and mean_roundings(width) + portions - 1 > roundings:
+            portions += 1
+            width = -(-count // portions)
+    return width if mean_roundings(width) + portions - 1 <= roundings else 0
 
 
-def _outer(left: Reals, right: Reals) -> tuple[Reals, Reals]:
-    """`left @ right.T` and the sums of left's rows, by one product."""
+def _outer(left: Reals, right: Reals, weights: Reals | None, part: slice) -> tuple[Reals, Reals]:
+    """`(left * weights) @ right.T` over a part of the columns, and the sums, by one product."""
+    left, right = left[:, part], right[:, part]
+    if weights is not None:
+        left = left * weights[part]
     sums = left @ np.ones(left.shape[1], left.dtype)
     if len(left) <= FEW_OUTPUTS and right.strides[1] == right.itemsize:
         # Transposing the small factor and the result costs less than BLAS takes for the large one.

@@ -37,10 +37,13 @@ class Trace:
 
 
 class StageGradient(Protocol):
-    """Gradients of one layer, for every unit of a pass, materialised or not."""
+    """Gradients of one layer, for every unit of a pass, materialised or not.
 
-    def squared_norms(self) -> Doubles:
-        """(units,) in float64, over weight and bias; not finite where anything is not."""
+    squares: (units,) in float64, squared norms over weight and bias; not finite where anything is
+        not.
+    """
+
+    squares: Doubles
 
     def drop(self, usable: Flags) -> None:
         """Zero everything that belongs to units which are not usable (units,)."""
@@ -48,8 +51,9 @@ class StageGradient(Protocol):
     def weighted_sums(self, weights: Reals) -> Iterable[tuple[Reals, Reals]]:
         """Sums of weights[unit] * gradient over disjoint sets of units: (weight, bias).
 
-        In each of them no product is rounded more often than a tile has units (`gradients.bounds`);
-        over all units they are to be added in float64. weights: (units,), in the dtype of the model.
+        In each of them products are rounded no more often, in the mean, than a tile has units
+        (`gradients.bounds`); over all units they are to be added in float64.
+        weights: (units,), in the dtype of the model.
         """
 
 

@@ -2,15 +2,15 @@
 
 The work done for a block depends on its shape alone, never on how many of its slots are filled.
 Tiles are what the guarantees speak of: a unit's numbers are, bit for bit, those that it has in a
-tile alone, and no sum in the dtype of the model rounds a term more often than a tile has units.
-That a block has several tiles saves time, nothing else.
+tile alone, and no sum in the dtype of the model rounds its terms more often, in the mean of
+`gradients.bounds`, than a tile has units. That a block has several tiles saves time, nothing else.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,35 @@ from gradients._arrays import (
 )
 from gradients._products import LANE, padded_units
 from gradients._stages import Batch
+
+
+class Slots(NamedTuple):
+    """What one pass of a model sees of a block: views of the units from number `first` on.
+
+    units: how many of the block's they are; batch: with those that fill it up. columns: (features,
+    rows). targets, valid: per row, and whether they are usable; None: all are as far as the block
+    knows. factors, weights: what a row's delta and loss count in its unit. augmented: squared norm
+    of a row, plus 1. usable: per unit; all_usable: no unit of the block and no target is unusable.
+    """
+
+    first: int
+    units: int
+    batch: Batch
+    columns: Reals
+    targets: Reals | Integers
+    valid: Flags | None
+    factors: Reals
+    weights: Doubles
+    augmented: Doubles
+    usable: Flags
+    all_usable: bool
+
+    def padded(self, values: Reals) -> Reals:
+        """Return the values (U,) of these units, and zeros for those that fill the batch up."""
+        if len(values) == self.batch.units:
+            return values
+        mine = values[self.first : self.first + self.units]
+        return np.pad(mine, (0, self.batch.units - self.units))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +88,7 @@ class Block:
     row_weights: Doubles = field(init=False, repr=False)
     row_factors: Reals = field(init=False, repr=False)
     augmented: Doubles = field(init=False, repr=False)
+    seen: tuple[object, list[Slots]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         inputs, targets = _as_inputs(self.inputs), _as_targets(self.targets)
@@ -67,6 +97,11 @@ class Block:
         object.__setattr__(self, "tile", self.tile or len(inputs))
         _require_tile(self.tile, len(inputs))
         _freeze(self, _prepared(inputs, targets, rows))
+        self.keep(None, [])
+
+    def keep(self, model: object, passes: list[Slots]) -> None:
+        """Keep what a model sees of this block, as `seen`, until another model looks at it."""
+        object.__setattr__(self, "seen", (model, passes))
 
     @cached_property
     def units(self) -> int:
@@ -83,6 +118,26 @@ class Block:
         """Shape of one pass over the whole block, padded to a multiple of 16 units."""
         return Batch(
             units=len(self.flat_usable), rows=self.rows_per_unit, tile=padded_units(self.tile)
+        )
+
+    def slots(
+        self, first: int, batch: Batch, targets: Reals | Integers, valid: Flags | None
+    ) -> Slots:
+        """Return the slots of the units first .. first + batch.units - 1; targets, valid: (rows,)."""
+        units = slice(first, first + batch.units)
+        rows = slice(first * batch.rows, (first + batch.units) * batch.rows)
+        return Slots(
+            first=first,
+            units=min(batch.units, self.units - first),
+            batch=batch,
+            columns=self.flat_inputs[rows].T,
+            targets=targets[rows],
+            valid=None if valid is None else valid[rows],
+            factors=self.row_factors[rows],
+            weights=self.row_weights[rows],
+            augmented=self.augmented[rows],
+            usable=self.flat_usable[units],
+            all_usable=self.all_usable and valid is None,
         )
 
     @cached_property

@@ -9,33 +9,42 @@ two results differ by at most C (1 + eta) in L2, eta = 2 B_max B_t u.
 vector v does not change by that (bit for bit, see `per_example`), but the rounding of every sum
 may. So both sums are compared with their exact values.
 
-1. *One sum in the dtype of the model.* Coordinate j of it is a sum of products, each of which is
-   rounded at most n <= B_t times, by its multiplication and by the additions that it goes through.
-   For there are at most n products, in any order of summation, with or without fused multiply-add;
-   or there are p portions of at most w products, each portion is summed in any order and the p sums
-   are added up: n = w + p - 1 (`_products.summed_width`). Hence
-   |computed - exact| <= n u / (1 - n u) sum_i |v_ij| (Higham 2002, "Accuracy and Stability of
-   Numerical Algorithms", sections 3.1 and 4.2, blocked summation). Zeros that fill empty slots add
-   exactly. The vector with coordinates sum_i |v_ij| has a norm of at most
-   sum_i ||v_i|| (triangle inequality for the vectors |v_i|), hence
-   ||computed - exact|| <= B_t u sum_i ||v_i||, up to the factor 1 / (1 - B_t u) <= 1 + 2^-11.9 for
-   tiles of up to 4096 units in float32 (1 + 2^-15.9 for 256), which item 6 pays for.
+1. *One sum in the dtype of the model.* Coordinate j of it is a sum of products, of which the i-th is
+   rounded k_ij times, by its multiplication and by the additions that it goes through, so that
+   |computed - exact|_j <= u / (1 - k u) sum_i k_ij |v_ij|, k the largest k_ij (Higham 2002,
+   "Accuracy and Stability of Numerical Algorithms", section 3.1). In which order BLAS adds is not
+   known, and may differ from one coordinate to the next; with or without fused multiply-add. But of
+   n terms at most n (n + 1) (2n + 1) / 6 + n^2 - 1 = n R(n)^2 is sum_i k_ij^2, whatever the order
+   (`mean_roundings`: R is about n / sqrt(3)). So by Cauchy and Schwarz, coordinate by coordinate,
+   ||computed - exact|| <= u / (1 - k u) (n R(n)^2 sum_i ||v_i||^2)^1/2 <= u / (1 - k u) R(n) n C.
+   Or there are p portions of at most w products, each portion is summed in any order and the p sums
+   are added up: every term then goes through p - 1 roundings more, and with the triangle inequality
+   R(w) + p - 1 stands in the place of R(n). Widths and portions are such that R(w) + p - 1 <= B_t
+   (`_products.summed_width`; one tile always is, as R(n) <= n). Zeros that fill empty slots add
+   exactly, so that n counts units, not slots: a sum is off by at most B_t u C for each of its units,
+   up to the factor 1 / (1 - k u), where k <= w + p - 1 <= sqrt(3) B_t: 1 + 2^-11.2 for tiles of up
+   to 4096 units in float32 (1 + 2^-15.2 for 256), which item 6 pays for.
 2. *All sums.* Over B_max units: at most B_t u B_max C for the one data set and B_t u (B_max - 1)
    C for the other; the exact sums differ by at most C. Together less than C (1 + 2 B_max B_t u).
 3. *Sums added in float64.* T = ceil(B_max / B_t) sums add at most 2 T 2^-53 B_max C (1 + eta):
    at most 2^-12 C (1 + eta) for T B_max <= 2^40 (4 million units in tiles of 16), which is why
    more is refused. For a float64 model this can be more than eta itself (T > B_t): the 2^-10 below
    is what pays for it, not eta.
-4. *The norm and the weight.* Squares of float32 are exact in float64 and added there, so that the
-   norm has a relative error below 2^-30 up to layers of 10^6 inputs; the weight is rounded to the
-   dtype (u), and so is weight times delta (u). Together less than 2^-22 of C.
+4. *The norm and the weight.* Squares of inputs and deltas are taken and added in float64, where
+   those of float32 are exact, so that they have a relative error below 2^-29 up to layers of 10^6
+   inputs. What comes into a hidden layer is squared and added in the dtype of the model, by 64
+   features, and only these sums are added in float64 (`dense._augmented_squares`). Of 64 positive
+   terms none is rounded more than 64 times: ||a||^2 + 1 is off by a factor of at most 1 + 65 u
+   < 1 + 2^-17.9, and by 2^-150 for each square that is subnormal, which beside the 1 is nothing. So
+   the norm is right up to a factor of 1 + 2^-18.9. The weight is rounded to the dtype (u), and so is
+   weight times delta (u). Together less than 2^-18 of C.
 5. *Underflow.* A unit is dropped when one of its squared norms exceeds 2^128 (float64: 2^256, see
    `largest_square`), so that no input is longer than 2^64 and no weight smaller than C 2^-65.
    Rounding weight times delta to a subnormal number (2^-150) thus moves a contribution by less than
    2^-86 sqrt(size), rounding the products by less than 2^-150 sqrt(size): no matter for C >= 2^-40.
 
 6. The factor in item 1 and items 3, 4, 5 fit into the 2^-10 that the caller clips below C:
-   (1 - 2^-10) (1 + 2^-11.9) (1 + 2^-12) (1 + 2^-22) (1 + eta) <= 1 + eta.
+   (1 - 2^-10) (1 + 2^-11.2) (1 + 2^-12) (1 + 2^-18) (1 + eta) <= 1 + eta.
 
 **More than one position per unit** (several rows, convolutions). The claim would be *false* if
 the sum ran over units and positions in one product: n in item 1 becomes B_t times the positions,
@@ -50,6 +59,7 @@ in the place of 2^-150: no matter for C >= 2^-20), and a matrix product that add
 OpenBLAS, BLIS, MKL; not Strassen's).
 """
 
+from math import sqrt
 from typing import Final
 
 import numpy.typing as npt
@@ -92,3 +102,16 @@ def tile_units(max_units: int, dtype: npt.DTypeLike, positions: int = 1) -> int:
     while units > SMALLEST_BLOCK and summation_slack(max_units, units, dtype) > LARGEST_SLACK:
         units //= 2
     return units
+
+
+def mean_roundings(terms: int) -> float:
+    """Return R(n): how often the terms of a sum are rounded at most, as a root mean square over them.
+
+    Products are rounded once, and once more by every addition they go through. The sum of the
+    squares of these numbers is greatest if one term is added at a time, which gives
+    n, n, n - 1, ..., 2: for where sums of m and of n - m terms meet, all their numbers grow by one,
+    and what this makes of the greatest sums is convex in m, so greatest at m = 1 (by induction).
+
+    Arguments: terms, n, at least 1. Returns a number from 1 to n.
+    """
+    return sqrt(terms + (terms + 1) * (2 * terms + 1) / 6 - 1 / terms)

@@ -227,12 +227,8 @@ class ConvolutionGradient:
             formed = formed.reshape(batch.units, batch.rows, -1).sum(axis=1)
         self._formed = formed
         self._filters = filters
-
-    def squared_norms(self) -> Doubles:
-        """Squared norms (units,) in float64, over weight and bias."""
-        wide = self._formed.astype(np.float64)
-        squares: Doubles = np.einsum("up,up->u", wide, wide)
-        return squares
+        wide = formed.astype(np.float64)
+        self.squares: Doubles = np.einsum("up,up->u", wide, wide)
 
     def drop(self, usable: Flags) -> None:
         """Zero everything that belongs to units which are not usable (units,)."""

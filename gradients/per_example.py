@@ -6,8 +6,8 @@ over its rows of the rows' gradients.
 **Guarantees.**
 
 * Bit for bit: a unit's loss, norm and contribution depend on that unit and on the parameters alone.
-* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-23 relative: float32
-  values are squared and added in float64, whatever the width of a layer.
+* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-18 relative, whatever the
+  width of a layer (`gradients.bounds`, item 4).
 * What is not finite, or whose square overflows in the dtype of the model, at any place (inputs,
   targets, sums of a layer, loss, deltas, norm), makes its unit contribute exactly zero, with loss 0
   and norm 0: without an exception, a warning, or a trace of it in any other unit.
@@ -19,8 +19,8 @@ over its rows of the rows' gradients.
 | gradient exactly zero | its loss | 0 | 0 |
 """
 
-from math import isfinite
-from typing import NamedTuple
+from math import inf
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,18 @@ from gradients._arrays import Doubles, Flags, Integers, Reals, as_reals, every
 from gradients._memory import keep_freed_memory
 from gradients._products import LANE
 from gradients._stages import Batch, StageGradient, Trace
-from gradients.blocks import Block
+from gradients.blocks import Block, Slots
 from gradients.losses import CROSS_ENTROPY, row_losses, valid_classes
 from gradients.models import Model, Parameters
 
 keep_freed_memory()
 
+SMALL_WEIGHT = 2.0**40  # times a gradient, whose norm is at most 2^64, never overflows in float32
 CONVOLVED_ROWS = 32  # images per pass: their patches stay in a core's cache
+
+
+# Gradients of all layers, from the first to the last, by one forward and backward pass.
+Pass: TypeAlias = tuple[Slots, list[StageGradient]]
 
 
 class UnitGradients:
@@ -44,15 +49,12 @@ class UnitGradients:
     losses: (U,), norms: (U,), both float64 and finite; norms over all parameters, bias included.
     """
 
-    def __init__(
-        self, losses: Doubles, norms: Doubles, passes: "list[_Pass]", model: Model
-    ) -> None:
+    def __init__(self, losses: Doubles, norms: Doubles, passes: list[Pass], model: Model) -> None:
         self.losses = losses
         self.norms = norms
-        self._passes = passes
+        self.passes = passes
         self._model = model
 
-    @np.errstate(all="ignore")
     def weighted_sum(self, weights: npt.ArrayLike, *, add_to: Doubles | None = None) -> Doubles:
         """Sum over units of weights[u] * gradient_u.
 
@@ -62,50 +64,39 @@ class UnitGradients:
         Returns the vector (size,) in float64, or `add_to`. May be called several times.
         Raises ValueError if the weights are not finite or an argument is of another shape.
         """
-        given, size = np.asarray(weights, dtype=np.float64), self._model.size
+        given, size = np.asarray(weights, np.float64), self._model.size
         if given.shape != self.norms.shape:
             raise ValueError(f"Expected weights.shape={given.shape} == {self.norms.shape}")
         if add_to is not None and (add_to.shape != (size,) or add_to.dtype != np.float64):
             raise ValueError(f"Expected add_to.shape={add_to.shape} == {(size,)} in float64")
-        largest = self._model.largest_square
-        # One product for all of them first: if this is small enough then they all are.
-        if not (given.dot(given) <= largest**2 or (np.abs(given) <= largest).all()):
+        # One product for all of them first: if it is small then they all are, and nothing overflows.
+        if given.dot(given) <= SMALL_WEIGHT**2:
+            return self._sum(given, add_to)
+        if not (np.abs(given) <= self._model.largest_square).all():
             raise ValueError("Expected finite weights")
-        total = np.empty(size) if add_to is None else add_to
-        narrow: Reals = given.astype(self._model.dtype)
-        for index, part in enumerate(self._passes):
-            part.add_weighted(narrow, total, first=index == 0 and add_to is None)
+        with np.errstate(all="ignore"):
+            return self._sum(given, add_to)
+
+    def _sum(self, weights: Doubles, add_to: Doubles | None) -> Doubles:
+        """As `weighted_sum`."""
+        narrow: Reals = weights.astype(self._model.dtype)
+        total = np.empty(self._model.size) if add_to is None else add_to
+        first = add_to is None
+        for slots, gradients in self.passes:
+            mine, end = slots.padded(narrow), 0
+            for gradient in gradients:
+                start, overwrite = end, first
+                for parts in gradient.weighted_sums(mine):
+                    end = start
+                    for part in parts:
+                        begin, end = end, end + part.size
+                        if overwrite:
+                            total[begin:end] = part.reshape(-1)
+                        else:
+                            total[begin:end] += part.reshape(-1)
+                    overwrite = False
+            first = False
         return total
-
-
-class _Pass(NamedTuple):
-    """Gradients of the units first..first+units-1 of a block: one forward and backward pass."""
-
-    first: int
-    units: int
-    gradients: list[StageGradient]
-    losses: Doubles
-    norms: Doubles
-
-    def add_weighted(self, weights: Reals, total: Doubles, *, first: bool) -> None:
-        """Add to `total` (size,), or overwrite it if this is the first pass."""
-        mine = weights[self.first : self.first + self.units]
-        if len(mine) < self.units:
-            mine = np.pad(mine, (0, self.units - len(mine)))
-        start = 0
-        for gradient in self.gradients:
-            overwrite = first
-            for weight, bias in gradient.weighted_sums(mine):
-                middle = start + weight.size
-                end = middle + bias.size
-                if overwrite:
-                    total[start:middle] = weight.reshape(-1)
-                    total[middle:end] = bias.reshape(-1)
-                else:
-                    total[start:middle] += weight.reshape(-1)
-                    total[middle:end] += bias.reshape(-1)
-                overwrite = False
-            start = end
 
 
 @np.errstate(all="ignore")
@@ -116,23 +107,33 @@ def unit_gradients(model: Model, parameters: Parameters, block: Block) -> UnitGr
     another dtype is converted.
     Raises ValueError if shapes do not fit; never because of the values of data or parameters.
     """
+    arrays = model.checked(parameters)
+    seen_by, passes = block.seen
+    if seen_by is not model:
+        passes = _passes(model, block)
+        block.keep(model, passes)
+    if len(passes) == 1:
+        return _run(model, arrays, passes[0])
+    parts = [_run(model, arrays, slots) for slots in passes]
+    losses = np.concatenate([part.losses for part in parts])
+    norms = np.concatenate([part.norms for part in parts])
+    return UnitGradients(losses, norms, [pair for part in parts for pair in part.passes], model)
+
+
+def _passes(model: Model, block: Block) -> list[Slots]:
+    """Return what the passes of a model see of a block: the same in every step.
+
+    Raises ValueError if shapes do not fit.
+    """
     if block.features != model.inputs:
         raise ValueError(f"Expected block.features={block.features} == {model.inputs}")
-    arrays = model.checked(parameters)
     if block.flat_inputs.dtype != model.dtype:
         narrow = as_reals(block.inputs, model.dtype)
         block = Block(inputs=narrow, targets=block.targets, rows=block.rows, tile=block.tile)
     targets, valid = _targets(model, block)
     batch = _portion(block.batch) if model.convolves else block.batch
-    passes = [
-        _run(model, arrays, block, targets=targets, valid=valid, first=first, batch=batch)
-        for first in range(0, block.batch.units, batch.units)
-    ]
-    losses, norms = passes[0].losses, passes[0].norms
-    if len(passes) > 1:
-        losses = np.concatenate([part.losses for part in passes])
-        norms = np.concatenate([part.norms for part in passes])
-    return UnitGradients(losses[: block.units], norms[: block.units], passes, model)
+    firsts = range(0, block.batch.units, batch.units)
+    return [block.slots(first, batch, targets, valid) for first in firsts]
 
 
 def _targets(model: Model, block: Block) -> tuple[Reals | Integers, Flags | None]:
@@ -155,73 +156,52 @@ def _portion(batch: Batch) -> Batch:
     return Batch(units=step, rows=batch.rows, tile=step)
 
 
-def _run(
-    model: Model,
-    arrays: list[Reals],
-    block: Block,
-    *,
-    targets: Reals | Integers,
-    valid: Flags | None,
-    first: int,
-    batch: Batch,
-) -> _Pass:
-    """One forward and backward pass over the units first..first+batch.units-1."""
-    rows = slice(first * batch.rows, (first + batch.units) * batch.rows)
-    columns = block.flat_inputs[rows].T
-    traces = []
+def _run(model: Model, arrays: list[Reals], slots: Slots) -> UnitGradients:
+    """One forward and backward pass."""
+    batch, columns, fine = slots.batch, slots.columns, slots.all_usable
+    width = batch.tile * batch.rows
+    traces, gradients = [], []
     for index, stage in enumerate(model.stages):
-        trace = stage.forward(
-            arrays[2 * index], arrays[2 * index + 1], columns, batch.tile * batch.rows
-        )
+        trace = stage.forward(arrays[2 * index], arrays[2 * index + 1], columns, width)
         traces.append(trace)
         columns = trace.output
-    losses, deltas = row_losses(model.loss, columns, targets[rows])
-    deltas *= block.row_factors[rows]
-    losses *= block.row_weights[rows]
+        if trace.finite is not None:
+            fine = False
+    losses, deltas = row_losses(model.loss, columns, slots.targets)
+    deltas *= slots.factors
+    losses *= slots.weights
     if batch.rows > 1:
         losses = losses.reshape(batch.units, batch.rows).sum(axis=1)
-    gradients = _backward(model, arrays, traces, deltas, batch, augmented=block.augmented[rows])
-    squares = gradients[-1].squared_norms()
-    for gradient in reversed(gradients[:-1]):
-        squares += gradient.squared_norms()
-    flags = [trace.finite for trace in traces if trace.finite is not None]
-    if valid is not None:
-        flags.append(valid[rows])
-    limit = model.largest_square
+    below: Reals | None = deltas
+    for index in range(len(traces) - 1, -1, -1):
+        assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
+        gradient, below = model.stages[index].backward(
+            arrays[2 * index], traces[index], below, batch,
+            augmented=None if index else slots.augmented, with_inputs=index > 0,
+        )  # fmt: skip
+        gradients.append(gradient)
+    squares = gradients[0].squares
+    for gradient in gradients[1:]:
+        squares = squares + gradient.squares
+    gradients.reverse()
     # One number for all units first: if it is fine, all of them are.
-    fine = squares.dot(squares) <= limit**2 and isfinite(losses.dot(losses))
-    if flags or not fine or not block.all_usable:
-        usable = (
-            np.isfinite(losses)
-            & (squares <= limit)
-            & block.flat_usable[first : first + batch.units]
-        )
-        for flag in flags:
-            usable &= every(flag.reshape(batch.units, batch.rows), 1)
+    limit = model.largest_square
+    if not (fine and squares.dot(squares) <= limit**2 and losses.dot(losses) < inf):
+        usable = _usable(slots, traces) & np.isfinite(losses) & (squares <= limit)
         losses, squares = np.where(usable, losses, 0), np.where(usable, squares, 0)
         if not usable.all():
             for gradient in gradients:
                 gradient.drop(usable)
-    return _Pass(first, batch.units, gradients, losses, np.sqrt(squares))
+    norms = np.sqrt(squares)
+    if slots.units < batch.units:
+        losses, norms = losses[: slots.units], norms[: slots.units]
+    return UnitGradients(losses, norms, [(slots, gradients)], model)
 
 
-def _backward(
-    model: Model,
-    arrays: list[Reals],
-    traces: list[Trace],
-    deltas: Reals,
-    batch: Batch,
-    *,
-    augmented: Doubles,
-) -> list[StageGradient]:
-    """Gradients of all layers, from the first to the last."""
-    gradients: list[StageGradient] = []
-    below: Reals | None = deltas
-    for index in reversed(range(len(traces))):
-        assert below is not None  # noqa: S101 (cannot happen: asked for above layer 0)
-        gradient, below = model.stages[index].backward(
-            arrays[2 * index], traces[index], below, batch,
-            augmented=None if index else augmented, with_inputs=index > 0,
-        )  # fmt: skip
-        gradients.append(gradient)
-    return gradients[::-1]
+def _usable(slots: Slots, traces: list[Trace]) -> Flags:
+    """Which units (units,) have inputs and targets to use, and sums that are finite in all layers."""
+    usable = slots.usable.copy()
+    for flags in [slots.valid, *(trace.finite for trace in traces)]:
+        if flags is not None:
+            usable &= every(flags.reshape(slots.batch.units, slots.batch.rows), 1)
+    return usable

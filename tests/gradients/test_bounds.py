@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from gradients import make_blocks, make_model, summation_slack, tile_units, unit_gradients
 from gradients._products import summed_width
+from gradients.bounds import mean_roundings
+from gradients.dense import _augmented_squares
 
 MARGIN = 1 - 2**-10
 
@@ -53,18 +55,68 @@ def test_removing_a_unit_moves_the_sum_by_at_most_the_sensitivity(
     assert distance <= bound * (1 + summation_slack(units, tile, np.float32))
 
 
+def test_mean_roundings_are_those_of_the_worst_order():
+    """Of all orders, by exhausting where the last addition splits the terms, for up to 60 terms."""
+    first, second = {1: 1}, {1: 1}  # the greatest sum of a term's roundings, and of their squares
+    for terms in range(2, 61):
+        splits = [(left, terms - left) for left in range(1, terms)]
+        first[terms] = max(first[a] + first[b] for a, b in splits) + terms
+        second[terms] = terms + max(
+            second[a] + second[b] + 2 * (first[a] + first[b]) for a, b in splits
+        )
+    for terms, squares in second.items():
+        assert mean_roundings(terms) == pytest.approx(np.sqrt(squares / terms), rel=1e-14)
+        # So a tile that is one sum is within its bound, and adding one term at a time is the worst.
+        assert 1 <= mean_roundings(terms) <= terms
+        one_at_a_time = [terms, *range(terms, 1, -1)][:terms] if terms > 1 else [1]
+        assert squares == sum(number**2 for number in one_at_a_time)
+
+
+def test_mean_roundings_bound_the_error_of_sums_in_the_worst_order():
+    """Each coordinate adds in an order of its own, in float32, terms whose rounding errors agree in sign."""
+    terms, coordinates = 64, 200
+    generator = np.random.default_rng(0)
+    worst = 0.0
+    for spread in (0.0, 0.5, 3.0):
+        vectors = np.exp(spread * generator.standard_normal((terms, coordinates)))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        narrow = np.sort(vectors, axis=0)[::-1].astype(np.float32)  # the largest is rounded most
+        total = np.zeros(coordinates, np.float32)
+        for term in narrow:
+            total += term
+        error = np.linalg.norm(total - narrow.astype(np.float64).sum(axis=0))
+        assert error <= mean_roundings(terms) * 2**-24 * terms
+        worst = max(worst, error / (2**-24 * terms))
+    assert worst > 1  # what a correctly rounded sum of such numbers could not reach
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     area=st.integers(1, 10**6),
     tiles=st.integers(1, 64),
     tile=st.integers(1, 64).map(lambda lanes: 16 * lanes),
 )
-def test_no_term_of_a_sum_is_rounded_more_often_than_a_tile_has_units(area, tiles, tile):
+def test_terms_of_a_sum_are_rounded_no_more_often_than_a_tile_has_units(area, tiles, tile):
     width = summed_width(area, tiles * tile, tile)
     portions = np.diff([*range(0, tiles * tile, width), tiles * tile]) if width else []
-    assert not width or max(portions) + len(portions) - 1 <= tile
+    assert not width or mean_roundings(max(portions)) + len(portions) - 1 <= tile
+    # No single term goes through more than the derivation allows for.
+    assert not width or max(portions) + len(portions) - 1 <= np.sqrt(3) * tile
     # One tile is always one sum, and so are as many as there is room for.
     assert width or tiles > 4 or tile < 32
+
+
+@pytest.mark.parametrize("width", [1, 63, 64, 65, 1000, 100_000])
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("scale", [1e-42, 1e-22, 1.0, 1e15])
+def test_squares_of_what_comes_into_a_hidden_layer_are_right_up_to_the_bound(width, layout, scale):
+    """Equal numbers whose square is rounded up or down are the worst: all errors agree in sign."""
+    generator = np.random.default_rng(width)
+    columns = np.tile(scale * (1 + generator.random(16)), (width, 1))
+    columns[:, ::2] *= generator.standard_normal((width, 8))
+    narrow = np.asarray(columns, np.float32, order=layout)
+    exact = 1 + np.square(narrow.astype(np.float64)).sum(axis=0)
+    assert np.abs(_augmented_squares(narrow) / exact - 1).max() <= 2**-17.9
 
 
 @pytest.mark.parametrize("width", [1, 100, 10_000])
@@ -84,6 +136,24 @@ def test_a_clipped_contribution_stays_within_the_bound_at_any_width(width, rows_
             for unit in range(4):
                 alone = found.weighted_sum(weights * (np.arange(4) == unit))
                 assert np.linalg.norm(alone) <= bound * MARGIN * (1 + 2**-22)
+
+
+@pytest.mark.parametrize("hidden", [3, 64, 1000])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_clipped_contribution_of_a_deep_model_stays_within_the_bound(hidden, activation):
+    """Squares of what comes into hidden layers are rounded in float32: 2^-18 in the place of 2^-22."""
+    model = make_model(kind="mlp", inputs=5, classes=3, hidden=(hidden, 4), activation=activation)
+    generator = np.random.default_rng(hidden)
+    for scale in (1e-20, 1.0, 1e6):  # where 1e6 saturates, a gradient may be exactly zero
+        (block,) = make_blocks(
+            scale * generator.standard_normal((4, 5)), np.arange(4) % 3, block_units=4
+        )
+        found = unit_gradients(model, model.initial(bytes(32)), block)
+        for bound in (1e-9, 1.0):
+            weights = bound * MARGIN / np.maximum(found.norms, bound * MARGIN)
+            for unit in range(4):
+                alone = found.weighted_sum(weights * (np.arange(4) == unit))
+                assert np.linalg.norm(alone) <= bound * MARGIN * (1 + 2**-18)
 
 
 def test_slack_is_twice_units_times_block_times_roundoff():

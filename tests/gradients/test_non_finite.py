@@ -188,3 +188,18 @@ def test_weights_must_be_finite(weights):
         found.weighted_sum(weights)
     with pytest.raises(ValueError, match=r"Expected weights.shape=\(3,\) == \(2,\)"):
         found.weighted_sum(np.zeros(3))
+
+
+@pytest.mark.parametrize("rows_per_unit", [1, 2])
+def test_a_sum_overflows_silently_and_only_under_huge_weights(rows_per_unit):
+    """Warnings are errors here: at the largest of gradients, weights of 2^40 are silent by themselves."""
+    model = make_model(kind="linear", inputs=1)
+    count = 2 * rows_per_unit
+    (block,) = make_blocks(
+        np.full((count, 1), 1.0e9), np.full(count, -4.0e9), units=np.arange(count) // rows_per_unit,
+        rows_per_unit=rows_per_unit, block_units=2,
+    )  # fmt: skip
+    found = unit_gradients(model, model.initial(bytes(32)), block)
+    assert found.norms == pytest.approx(8e18, rel=1e-6)  # of 2^64, the most there is
+    assert found.weighted_sum([2.0**40, 0.0]) == pytest.approx([2.0**40 * 8e18, 2.0**40 * 8e9])
+    assert np.isinf(found.weighted_sum([1e38, 1e38])).any()
