@@ -54,7 +54,10 @@ def approved(site):
     sums = declared_sums(guarantee)
     with closing(Ledger(site / "ledger.sqlite", read_key(site / "site.key"))) as ledger:
         ledger.approve(
-            Approved(study=study, name="example", data_set="data", trust="local", sums=sums), []
+            Approved(
+                study=study, name="example", data_set="data", trust="local", roster=None, sums=sums
+            ),
+            [],
         )
         ledger.charge(study, 0, sums[-1].function, "ab" * 32)
         ledger.store(study, 0, b"an answer")
