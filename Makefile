@@ -32,9 +32,10 @@ lint: $(VENV)/test  ## Style, types and the layers
 test: lint  ## Everything CI runs
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/test  ## Measure gradients, noise, accuracy and accounting, and write the tables of docs/benchmarks/
+bench: $(VENV)/test  ## Measure gradients, noise, secure aggregation, accuracy and accounting, and write docs/benchmarks/
 	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
 	$(BIN)/python benchmarks/noise.py --out docs/benchmarks/noise.md
+	$(BIN)/python benchmarks/secure_aggregation.py --out docs/benchmarks/secure_aggregation.md
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/accounting.py
 

@@ -556,7 +556,7 @@ def setup_table(setups):
 
 
 def goals(figures):
-    """The goals, for the largest case with sites missing."""
+    """The goals, for the largest case with sites missing; memory to a tenth of a vector, as hashes are inputs too."""
     ours, flower, limit = (figures[name] for name in COMPETITORS)
     checks = [
         ("a site's whole work, s", ours["site"], "at most", 0.25),
