@@ -44,8 +44,8 @@ BUGS = [
     Bug(
         "only the last layer clipped",
         "gradients/per_example.py",
-        "        squares += gradient.squared_norms()\n",
-        "        squares += 0 * gradient.squared_norms()\n",
+        "        squares = squares + gradient.squares\n",
+        "        squares = squares + 0 * gradient.squares\n",
         "tests/gradients/test_derivatives.py::test_norms_are_those_of_the_gradients_that_are_summed",
     ),
     Bug(
@@ -90,16 +90,13 @@ BUGS = [
     Bug(
         "Gram-matrix norms in float32, without a bound for cancellation",
         "gradients/dense.py",
-        "        squares = np.empty(self._batch.units)\n"
-        "        for part, weights, biases in self._gradients():\n",
-        "        units, rows = self._batch.units, self._batch.rows\n"
-        "        inputs = self._columns.reshape(-1, units, rows)\n"
-        "        deltas = self._deltas.reshape(-1, units, rows)\n"
+        '            self.squares[part] += np.einsum("up,up->u", narrow, narrow)\n',
+        '            self.squares[part] += np.einsum("up,up->u", narrow, narrow)\n'
+        "        inputs = columns.reshape(-1, batch.units, batch.rows)\n"
+        "        outputs = deltas.reshape(-1, batch.units, batch.rows)\n"
         '        gram = np.einsum("iur,ius->urs", inputs, inputs) + 1\n'
-        '        gram = gram * np.einsum("our,ous->urs", deltas, deltas)\n'
-        "        return np.abs(gram.sum(axis=(1, 2))).astype(np.float64)\n"
-        "        squares = np.empty(self._batch.units)\n"
-        "        for part, weights, biases in self._gradients():\n",
+        '        gram = gram * np.einsum("our,ous->urs", outputs, outputs)\n'
+        "        self.squares = np.abs(gram.sum(axis=(1, 2))).astype(np.float64)\n",
         "tests/gradients/test_non_finite.py::test_rows_that_cancel_have_the_norm_of_their_sum",
     ),
     Bug(
@@ -281,10 +278,9 @@ BUGS = [
     Bug(
         "burnt queries are free",
         "study/ledger_state.py",
-        '        self._settle(body.study, body.index, "burnt", None)\n',
-        '        self._settle(body.study, body.index, "burnt", None)\n'
-        "        account = self.account(body.study)\n"
-        "        account.charged[account.asked[body.index].charge.function] -= 1\n",
+        '        account.asked[body.index] = replace(asked, status="burnt")\n',
+        '        account.asked[body.index] = replace(asked, status="burnt")\n'
+        "        account.charged[asked.charge.function] -= 1\n",
         "tests/study/test_ledger_state.py::test_a_study_is_reserved_whole_and_gives_back_what_it_never_asked_and_nothing_else",
     ),
     Bug(
