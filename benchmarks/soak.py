@@ -115,7 +115,7 @@ def power_cuts(places, tries):
 
 
 def simulations(places, wanted):
-    """Kills of whole simulations: [killed, ended when resumed, said which query is burnt]."""
+    """Kills of whole simulations: [killed, ended when resumed, said which query is lost]."""
     generator, counts = random.Random(1), Counter()  # noqa: S311  it draws when to kill
     for number in range(wanted):
         out = places() / "out"
@@ -125,7 +125,7 @@ def simulations(places, wanted):
         )
         ledgers_of(out.with_name("out.partial"))
         error = resumed(study, out) if killed else None
-        if error is not None and "it is burnt, and never computed again" not in error.message:
+        if error is not None and "never computed again" not in error.message:
             raise error
         counts["killed"] += killed
         counts["burnt" if error else "ended"] += killed
@@ -166,7 +166,7 @@ def main():
             ],
         )  # fmt: skip
         runs = table(
-            ["simulations killed", "ended when resumed", "refused to, for a burnt query"],
+            ["simulations killed", "ended when resumed", "refused to, for a burnt or masked query"],
             [simulations(places, options.kills // 10)],
         )
     text = HEAD + "\n\n".join([kills, points, runs, VERDICT]) + "\n"

@@ -44,6 +44,7 @@ from study.declaration import Declaration
 from study.guarantee import Guarantee, declare
 from study.ledger_state import replay
 from study.models import model_of
+from study.queries import Refusal
 from study.roster import SignedRoster
 from study.scaling import standardise, unscale_labels
 
@@ -52,6 +53,7 @@ __all__ = ["Options", "Trust", "simulate"]
 Trust = Literal["aggregate", "server", "local", "unsafe"]
 
 _EVALUATIONS = 50  # at most so many points of the metric's plot
+_OUTLIVED = "start anew, without --resume; a study with training.spare_rounds outlives this"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,13 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
                 raise RoundAbandonedError(
                     f"{error.message}. When the run was interrupted, {', '.join(burnt)} had charged a query and not "
                     "answered it: it is burnt, and never computed again",
-                    hint="start anew, without --resume; a study with training.spare_rounds outlives this",
+                    hint=_OUTLIVED,
+                ) from error
+            elif Refusal.OTHER_QUERY_ANSWERED.explanation in error.message:
+                raise RoundAbandonedError(
+                    f"{error.message}. When the run was interrupted a masked query was under way: what was answered "
+                    "cannot be unmasked any more, and is never computed again",
+                    hint=_OUTLIVED,
                 ) from error
             raise
         release = Release(

@@ -5,7 +5,9 @@ import signal
 
 import pytest
 from killed_runs import (
+    COMPUTING,
     HANG_SECONDS,
+    UNMASKING,
     check_release,
     kill_after,
     ledgers_of,
@@ -24,7 +26,7 @@ def out(tmp_path):
 
 def killed_over_a_query(study, out):
     """Killed in the fifth query, when the second site computes: it is charged there, and not answered."""
-    process = started(study, out, killed_in_a_site=14)
+    process = started(study, out, killed=(COMPUTING, 14))
     assert process.wait(HANG_SECONDS) == -signal.SIGKILL
     assert queries_of(out.with_name("out.partial"), "pending") == [("site-2", 4)]
 
@@ -59,6 +61,22 @@ def test_a_run_with_a_spare_round_outlives_being_killed_over_a_query(out):
     killed_over_a_query(study, out)
     assert resumed(study, out) is None
     assert queries_of(out, "burnt") == [("site-2", 4)]
+
+
+@pytest.mark.parametrize("spare_rounds", [0, 1])
+def test_a_run_that_is_killed_between_two_trips_says_so_or_outlives_it(out, spare_rounds):
+    """In the fifth query all three have uploaded, and one has given its shares: no ledger has anything to burn."""
+    study = study_of(spare_rounds=spare_rounds)
+    process = started(study, out, killed=(UNMASKING, 14))
+    assert process.wait(HANG_SECONDS) == -signal.SIGKILL
+    error = resumed(study, out)
+    if spare_rounds:
+        assert error is None
+        assert queries_of(out, "burnt") == []
+        return
+    assert "Round 4 of 12 was abandoned" in error.message
+    assert "a masked query was under way: what was answered cannot be unmasked" in error.message
+    assert "start anew, without --resume" in error.hint
 
 
 def test_a_run_that_is_killed_at_any_time_ends_when_it_is_resumed(out):

@@ -20,20 +20,28 @@ from study.templates import template_study
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 120.0
 
-IN_A_SITE = """
+KILLED = """
 import os, signal, sys
-from study.contributions import Contributor
-count, clipped_sum = [int(sys.argv.pop(1))], Contributor.clipped_sum
+from importlib import import_module
+module, owner, name = sys.argv.pop(1).rsplit(".", 2)
+owner = getattr(import_module(module), owner)
+count, method = [int(sys.argv.pop(1))], getattr(owner, name)
 def killed(self, *arguments):
     count[0] -= 1
     if not count[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-    return clipped_sum(self, *arguments)
-Contributor.clipped_sum = killed
+    return method(self, *arguments)
+setattr(owner, name, killed)
 from discreet.__main__ import main
 main()
 """
-"""The command, but for a site that kills the process when it computes for the n-th time: charged, and not answered."""
+"""The command, but for a method that kills the process when it is called for the n-th time."""
+
+COMPUTING = "study.contributions.Contributor.clipped_sum"
+"""A site has charged a query, and not answered it."""
+
+UNMASKING = "client.masked.MaskedSums.unmask"
+"""All sites have answered, and it is of no use without what would take their masks off."""
 
 
 def study_of(*, rounds=12, spare_rounds=0, trust="aggregate"):
@@ -46,11 +54,11 @@ def study_of(*, rounds=12, spare_rounds=0, trust="aggregate"):
     )
 
 
-def started(study, out, *, resume=False, killed_in_a_site=0):
-    """The command, at work."""
+def started(study, out, *, resume=False, killed=()):
+    """The command, at work; `killed`: where, and at which time, it kills itself."""
     file = out.with_name("study.toml")
     file.write_text(to_toml(study), encoding="utf-8")
-    program = ["-c", IN_A_SITE, str(killed_in_a_site)] if killed_in_a_site else ["-m", "discreet"]
+    program = ["-c", KILLED, *map(str, killed)] if killed else ["-m", "discreet"]
     more = ["--resume"] if resume else []
     return subprocess.Popen(
         [sys.executable, *program, "simulate", str(file), "--out", str(out), *more],
