@@ -14,7 +14,7 @@ def federation_of(guarantee: Guarantee, roster: Roster) -> Federation:
     """The federation of a masked study.
 
     Raises:
-        ProtocolError: the study was declared for another roster.
+        ProtocolError: the study was declared for another roster, or guards against fewer colluding sites than it asks.
         PrivacyError: its constants do not carry secure aggregation.
     """
     declaration = guarantee.declaration

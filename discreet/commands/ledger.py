@@ -439,7 +439,12 @@ def _when(time: int) -> str:
 
 def _gist(body: Body) -> str:
     """What an entry says, in a line: hashes shortened, terms left out."""
+    from study.ledger_entries import Agreed
+
     said = {name: value for name, value in vars(body).items() if isinstance(value, str | int)}
+    if isinstance(body, Agreed):
+        said["sum of"] = "all" if body.survivors is None else " ".join(map(str, body.survivors))
+    said.pop("salt", None)
     return ", ".join(
         f"{name} {value[:12] if isinstance(value, str) and len(value) == 64 else value}"
         for name, value in said.items()
