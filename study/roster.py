@@ -48,8 +48,8 @@ class Roster:
     Attributes:
         federation: its name. key: its public key, hexadecimal. number: 1, 2, ... of its versions. previous: hash of
             the version before, None for the first.
-        colluding: c, how many sites the federation takes to collude at most: when its sites change the roster, and in every
-            study, which has to guard against as many.
+        colluding: c, how many sites the federation takes to collude at most: when its sites change the roster, and in
+            every study, which has to guard against as many.
         sites: n, in the order that gives each its number, from 1.
     """
 
