@@ -29,7 +29,7 @@ def planted(expected, *, over_rounds=False):
 
 @planted("1 honest inputs")
 def signatures_of_a_set_are_not_verified():
-    with mock.patch.object(site, "_require_signatures", lambda *_: None):
+    with mock.patch.object(site, "_require_signatures"):
         yield
 
 
@@ -49,8 +49,12 @@ def identities_are_in_no_derivation():
     """Keys of which no two are equal are still asked for: two written forms of one key are not equal."""
     with (
         mock.patch.object(keys, "first_chain_key", lambda common, **_: common),
-        mock.patch.object(keys, "pair_seed", lambda chain, transcript, *_: _seed(chain, transcript)),
-        mock.patch.object(keys, "_sealing", lambda chain, transcript, *_: _unnamed(chain, transcript)),
+        mock.patch.object(
+            keys, "pair_seed", lambda chain, transcript, *_: _seed(chain, transcript)
+        ),
+        mock.patch.object(
+            keys, "_sealing", lambda chain, transcript, *_: _unnamed(chain, transcript)
+        ),
     ):
         yield
 

@@ -71,7 +71,10 @@ class Drawn:
         everybody = self._sites.honest + self._sites.corrupt
         count = len(everybody) if self._happens(0.6) else self._coins.randint(least, len(everybody))
         places = [(number, self._announced[number] - 1) for number in self._sites.honest]
-        stolen = [(number, self._coins.choices([OWN, ALIAS, SAME], [80, 15, 5])[0]) for number in self._sites.corrupt[:1]]
+        stolen = [
+            (number, self._coins.choices([OWN, ALIAS, SAME], [80, 15, 5])[0])
+            for number in self._sites.corrupt[:1]
+        ]
         return View(self._some(everybody, count), MODELS[0], tuple(places + stolen))
 
     def _variation(self, view):
@@ -88,12 +91,17 @@ class Drawn:
 
     def _told(self, views, shown, asked):
         """(moves of the second trip, of the third): one path is in fashion, one or two sets are."""
-        there = {view: [*(each for each in asked if shown[each] == view), *self._sites.corrupt] for view in views}
+        there = {
+            view: [*(each for each in asked if shown[each] == view), *self._sites.corrupt]
+            for view in views
+        }
         sets = {
             view: [self._set_of(view, there[view]) for _ in range(1 + self._happens(0.3))]
             for view in views
         }
-        weights = self._coins.choice([[8, 1, 1, 0], [0, 9, 0, 1], [1, 9, 1, 1], [1, 1, 0, 0], [3, 3, 2, 2]])
+        weights = self._coins.choice(
+            [[8, 1, 1, 0], [0, 9, 0, 1], [1, 9, 1, 1], [1, 1, 0, 0], [3, 3, 2, 2]]
+        )
         told, revealed = [], []
         for number in asked:
             target = self._coins.choice(sets[shown[number]])
@@ -139,8 +147,8 @@ class Search:
     """So many strategies over two and three rounds, of these rosters in turn, or as many as it takes to find something.
 
     Attributes:
-        driven: strategies that were run. uploads, sums: what they came to, by number of rounds.
-        moves, findings: of the first that found something; roster: whose it is.
+        driven: strategies that were run. counts: what they came to.
+        moves, findings: of the first that found something. sites: whose strategy that is.
     """
 
     def __init__(self, rosters, *, seed):
@@ -156,16 +164,16 @@ class Search:
             rounds = self._coins.choice((2, 3))
             moves = Drawn(self.sites, rounds, self._coins).moves
             server = Server(self.sites).play(moves)
-            self.findings = server.findings()
-            self._count(server)
+            sums = server.sums()
+            self.findings = server.findings(sums)
+            self._count(server, sums)
             if self.findings:
                 self.moves = moves
                 break
             self.sites.forget(beyond=_KEPT)
         return self
 
-    def _count(self, server):
-        sums = server.sums()
+    def _count(self, server, sums):
         self.driven += 1
         self.counts["uploads"] += len(server.sent)
         self.counts["sums"] += len(sums)

@@ -62,9 +62,7 @@ def circuits(rows, known):
     Every learnable combination is a sum of multiples of these (circuits span the kernel), so one that breaks a rule for
     its support means that one of these does.
     """
-    unknown = [
-        {seed: factor for seed, factor in row.items() if seed not in known} for row in rows
-    ]
+    unknown = [{seed: factor for seed, factor in row.items() if seed not in known} for row in rows]
     found = []
     for part in _connected(_with_partners(unknown)):
         found += [part] if _is_graph(part, unknown) else dependent_sets(part, unknown)
