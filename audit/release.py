@@ -47,7 +47,7 @@ from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.plans import Ask, Received, start_plan
 from study.queries import SumQuery, query_hash
-from study.receipts import SignedReceipt
+from study.receipts import chain_from_values
 from study.roster import Roster, SignedRoster
 
 __all__ = ["ReleaseError", "ReleaseVerdict", "verify_release"]
@@ -206,24 +206,19 @@ class _Replay:
             raise ProtocolError(
                 "Expected survivors among those that were asked, and a receipt of each"
             )
-        chains = self._receipts.for_query(query["index"])
-        numbers = {name: number for number, name in roster.names.items()}
         for name, values in query["receipts"].items():
-            signed = SignedReceipt.from_values(values)
-            signed.verify(keys[name])
-            receipt, earlier = signed.receipt, chains.get(numbers[name], ())
-            if (receipt.study, receipt.index, receipt.transcript) != (
-                self._guarantee.declaration.hash, query["index"], transcript,
-            ):  # fmt: skip
+            chain = chain_from_values(values)
+            for each in chain:
+                each.verify(keys[name])
+            receipt = chain[-1].receipt
+            asked = (self._guarantee.declaration.hash, query["index"], transcript)
+            if (receipt.study, receipt.index, receipt.transcript) != asked:
                 raise ProtocolError(
                     f"Expected a receipt of {name} of this query, found one of another"
                 )
-            if earlier and earlier[-1].receipt.sequence >= receipt.sequence:
-                raise ProtocolError(
-                    f"Expected the ledger of {name} to go on, found an earlier entry or the same"
-                )
-            self._receipts.keep(name, signed)
-            self.receipts_seen += 1
+            self._receipts.require_onward(name, chain)
+            self._receipts.keep(name, chain, index=query["index"])
+            self.receipts_seen += len(chain)
 
     def _check_survivors(self, query: Mapping[str, Any]) -> None:
         """Is the sum over enough sites, and, where some were missing, over the set that enough of them have signed?"""
@@ -371,7 +366,7 @@ def _check_figures(directory: Path, guarantee: Guarantee) -> None:
 
 def _check_receipt_files(directory: Path, queries: list[dict[str, Any]]) -> None:
     receipts = [
-        {name: SignedReceipt.from_values(values) for name, values in query["receipts"].items()}
+        {name: chain_from_values(values) for name, values in query["receipts"].items()}
         for query in queries
     ]
     lines = receipt_lines(receipts)

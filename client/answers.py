@@ -332,7 +332,15 @@ class Site:
         answer = self._ledger.stored(*key)
         if answer is None:
             raise RefusedError(Refusal.UNAVAILABLE)
-        return ReceiptedAnswer(signed=self._ledger.receipt(*key), answer=answer).to_bytes()
+        shown = query.receipts.get(self._number_on(query), ())
+        known = [each.receipt.head for each in shown]
+        chain = self._ledger.receipts(*key, known=known)
+        return ReceiptedAnswer(chain=chain, answer=answer).to_bytes()
+
+    def _number_on(self, query: SumQuery) -> int:
+        """This site's number on the roster of a study; 0 where there is none."""
+        roster = self._approved[query.declaration.hash].roster
+        return 0 if roster is None else roster.number_of(self._ledger.public)
 
     def _mechanism(self, study: _Approved, query: SumQuery) -> SumMechanism | None:
         """The private sum that is asked for. Refuses a query that is none of this study."""
@@ -348,8 +356,8 @@ class Site:
             return {}
         try:
             return checked_receipts(
-                query.receipts, study=query.declaration.hash, roster=study.roster,
-                own=study.roster.number_of(self._ledger.public), ledger=self._ledger,
+                query.receipts, study=query.declaration.hash, roster=study.roster, own=self._number_on(query),
+                ledger=self._ledger,
             )  # fmt: skip
         except ProtocolError as error:
             raise RefusedError(Refusal.MALFORMED) from error

@@ -59,7 +59,7 @@ from study.ledger_entries import (
     hash_of,
 )
 from study.ledger_state import Asked, LedgerState
-from study.receipts import SignedReceipt, receipt_of
+from study.receipts import SignedReceipt, receipts_after
 
 __all__ = ["KEPT_ANSWERS", "Ledger", "Witnessed", "create_ledger", "read_ledger", "require_ledger"]
 
@@ -348,9 +348,15 @@ class Ledger:
             raise LedgerError("Expected the bytes that were answered, found others")
         return bytes(row[0])
 
-    def receipt(self, study: str, index: int) -> SignedReceipt:
-        """The receipt of an answered query; always the same one. Raises LedgerError where it was not."""
-        return receipt_of(self.state.account(study), index, self._key)
+    def receipts(
+        self, study: str, index: int, *, known: Collection[str] = ()
+    ) -> tuple[SignedReceipt, ...]:
+        """The receipt of an answered query, always the same, and before it those up to a known head, oldest first.
+
+        Raises:
+            LedgerError: it was not answered.
+        """
+        return receipts_after(self.state.account(study), index, known, self._key)
 
     def sign(self, tag: Tag, message: bytes) -> bytes:
         """A signature of this site, for one purpose."""

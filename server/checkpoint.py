@@ -21,7 +21,7 @@ from study.canonical import canonical_json
 from study.codec import decode, encode
 from study.declaration import Declaration
 from study.keyfiles import sync_directory
-from study.receipts import SignedReceipt
+from study.receipts import SignedReceipt, chain_from_values
 from study.settings import fits
 
 __all__ = ["Checkpoint", "KeptSum", "write_whole"]
@@ -61,7 +61,7 @@ class KeptSum:
     cohort: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     signatures: Mapping[str, str] = field(default_factory=dict)
-    receipts: Mapping[str, SignedReceipt] = field(default_factory=dict)
+    receipts: Mapping[str, tuple[SignedReceipt, ...]] = field(default_factory=dict)
 
     def to_values(self) -> dict[str, Any]:
         """Everything but the sum, for JSON."""
@@ -71,7 +71,9 @@ class KeptSum:
             "seconds": self.seconds, "refusals": dict(self.refusals), "lack": self.lack,
             "nonce": self.nonce, "transcript": self.transcript,
             "cohort": list(self.cohort), "members": list(self.members), "signatures": dict(self.signatures),
-            "receipts": {name: each.to_values() for name, each in self.receipts.items()},
+            "receipts": {
+                name: [each.to_values() for each in chain] for name, chain in self.receipts.items()
+            },
         }  # fmt: skip
 
 
@@ -133,7 +135,7 @@ def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[An
         and set(arrays) <= {"total"}
         and (total is None or (total.ndim == 1 and total.dtype in (np.int64, np.float64)))
     ):
-        signed = {name: SignedReceipt.from_values(each) for name, each in receipts.items()}
+        signed = {name: chain_from_values(each) for name, each in receipts.items()}
         kept = KeptSum(**values, **texts, receipts=signed, total=total)
         if kept.index == index and canonical_json(kept.to_values()) == canonical_json(head):
             return kept

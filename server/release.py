@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,12 +93,12 @@ def write_release(release: Release, directory: Path) -> dict[str, Any]:
     return summary
 
 
-def receipt_lines(queries: Iterable[Mapping[str, SignedReceipt]]) -> dict[str, bytes]:
+def receipt_lines(queries: Iterable[Mapping[str, Sequence[SignedReceipt]]]) -> dict[str, bytes]:
     """By name, the content of a site's file under `receipts/`, as `discreet ledger verify --receipts` reads it."""
     lines: dict[str, bytes] = {}
     for receipts in queries:
-        for name, signed in receipts.items():
-            lines[name] = lines.get(name, b"") + signed.to_line() + b"\n"
+        for name, chain in receipts.items():
+            lines[name] = lines.get(name, b"") + b"".join(each.to_line() + b"\n" for each in chain)
     return lines
 
 

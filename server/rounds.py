@@ -221,8 +221,8 @@ class _Run:
                 f"Expected a checkpoint of this run, found another at sum {kept.index}",
                 hint="start anew, without --resume",
             )
-        for name, signed in kept.receipts.items():
-            self._receipts.keep(name, signed)
+        for name, chain in kept.receipts.items():
+            self._receipts.keep(name, chain, index=kept.index)
         return kept
 
     def _with_server_noise(

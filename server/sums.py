@@ -6,7 +6,7 @@ masked   keys, once a session --> masked answers --> what unmasks their sum     
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,8 @@ from privacy.secure_aggregation.site import Federation, setup_key_of
 from server.trips import Reply, Trips
 from study.aggregation import federation_of
 from study.guarantee import Guarantee
-from study.queries import MOST_RECEIPTS, Refusal, SumAnswer, SumQuery, query_hash
-from study.receipts import ReceiptedAnswer, SignedReceipt
+from study.queries import Refusal, SumAnswer, SumQuery, query_hash
+from study.receipts import MOST_RECEIPTS, ReceiptedAnswer, SignedReceipt
 from study.roster import Roster
 
 __all__ = ["Gathered", "MaskedSums", "PlainSums", "Receipts"]
@@ -43,7 +43,7 @@ class Gathered:
         total: sum of the survivors' answers, int64 (float64 with trust `unsafe`), shape (d,); None if abandoned.
         survivors: names, in the order of the roster. problems: why each of the others is missing, by name.
         lack: why there is no total, in words; empty where there is one.
-        receipts: of the answers, by name.
+        receipts: by name, of the answer, and before it those that were lost.
         transcript: what the receipts are of, hexadecimal. cohort: who was asked. members: their keys of this session,
             as `SetupKey`s in hexadecimal; empty where nothing is masked.
         signatures: of the set of survivors, hexadecimal, by name; none where all were there, or nothing is masked.
@@ -53,7 +53,7 @@ class Gathered:
     survivors: tuple[str, ...]
     problems: Mapping[str, str]
     lack: str = ""
-    receipts: Mapping[str, SignedReceipt]
+    receipts: Mapping[str, tuple[SignedReceipt, ...]]
     transcript: str
     cohort: tuple[str, ...]
     members: tuple[str, ...] = ()
@@ -67,28 +67,30 @@ class Receipts:
         names = {} if roster is None else roster.names
         self._numbers = {name: number for number, name in names.items()}
         self._identities = () if roster is None else roster.identities
-        self._chains: dict[int, list[SignedReceipt]] = {}
+        self._chains: dict[int, list[tuple[int, SignedReceipt]]] = {}
 
     def for_query(self, index: int) -> dict[int, tuple[SignedReceipt, ...]]:
         """By number on the roster: as far back as the sites need that may still be there.
 
-        Whoever has answered query i has seen everybody's receipts of the queries before i.
+        Whoever has answered query i has seen what had come in with the queries before i.
         """
-        answered = [chain[-1].receipt.index for chain in self._chains.values()]
+        answered = [chain[-1][1].receipt.index for chain in self._chains.values()]
         oldest = min((each for each in answered if each >= index - MOST_RECEIPTS), default=index)
         needed = {}
         for number, chain in sorted(self._chains.items()):
-            since = [each for each in chain if each.receipt.index >= oldest] or chain[-1:]
+            since = [signed for came, signed in chain if came >= oldest] or [chain[-1][1]]
             needed[number] = tuple(since[-MOST_RECEIPTS:])
         return needed
 
-    def keep(self, name: str, signed: SignedReceipt) -> None:
-        """Remember a receipt, if it is later than those that are known."""
+    def keep(self, name: str, receipts: Sequence[SignedReceipt], *, index: int) -> None:
+        """Remember those that came in with a query and are later than the known ones."""
         number = self._numbers.get(name)
         if number is not None:
             chain = self._chains.get(number, [])
-            if not chain or chain[-1].receipt.sequence < signed.receipt.sequence:
-                self._chains[number] = [*chain, signed][-MOST_RECEIPTS:]
+            latest = chain[-1][1].receipt.sequence if chain else -1
+            new = [(index, each) for each in receipts if each.receipt.sequence > latest]
+            if new:
+                self._chains[number] = [*chain, *new][-MOST_RECEIPTS:]
 
     def checked(
         self, name: str, content: bytes, query: SumQuery, transcript: str
@@ -105,13 +107,23 @@ class Receipts:
             raise ProtocolError("Expected a receipt of this query, found one of another")
         number = self._numbers.get(name)
         if number is not None:
-            received.signed.verify(self._identities[number - 1])
-            latest = self._chains.get(number, [received.signed])[-1]
-            if latest != received.signed and latest.receipt.sequence >= receipt.sequence:
-                raise ProtocolError(
-                    "Expected a ledger that goes on, found a receipt of an earlier entry, or another"
-                )
+            for each in received.chain:
+                each.verify(self._identities[number - 1])
+            self.require_onward(name, received.chain)
         return received
+
+    def require_onward(self, name: str, chain: Sequence[SignedReceipt]) -> None:
+        """Raise ProtocolError unless these go on from the latest that is known of this site."""
+        known = self._chains.get(self._numbers[name])
+        if known is None:
+            return
+        latest = known[-1][1].receipt
+        heads = [each.receipt.head for each in chain]
+        away = len(chain) == MOST_RECEIPTS and chain[0].receipt.index > latest.index
+        if not away and latest.head not in heads and chain[0].receipt.previous != latest.head:
+            raise ProtocolError(
+                f"Expected the ledger of {name} to go on, found receipts of an earlier entry, or another"
+            )
 
 
 class PlainSums:
@@ -137,11 +149,11 @@ class PlainSums:
             try:
                 received = self._receipts.checked(site, _content(reply), query, name)
                 answers[site] = self._checked(received.answer, name, query.function)
-                receipts[site] = received.signed
+                receipts[site] = received.chain
             except ProtocolError as error:
                 problems[site] = error.message
-        for site, signed in receipts.items():
-            self._receipts.keep(site, signed)
+        for site, chain in receipts.items():
+            self._receipts.keep(site, chain, index=query.index)
         least = self._guarantee.tolerance.survivors
         enough = len(answers) >= least
         return Gathered(
@@ -191,9 +203,7 @@ class MaskedSums:
 
     def gather(self, query: SumQuery) -> Gathered:
         """One masked sum: exact over everybody who has uploaded, or none."""
-        problems: dict[str, str] = {}
-        if self._wants_setup(query.index):
-            problems |= self._set_up(query.index)
+        problems = self._set_up(query.index) if self._wants_setup(query.index) else {}
         if not self._members:
             least = self._guarantee.thresholds.survivors
             lack = f"fewer than {least} sites have sent a key"
@@ -204,6 +214,12 @@ class MaskedSums:
         mechanism = self._guarantee.mechanism(query.function)
         if mechanism is None:
             raise ProtocolError("Expected a query of a study whose sums are masked")
+        inside = {self._names[each.site] for each in self._members}
+        problems = {
+            name: problems.get(name, "it has sent no key for this session")
+            for name in self._trips.names
+            if name not in inside
+        }
         current = CoordinatorRound(
             self._federation, self._members, round=query.index, payload=query.to_bytes(), bits=mechanism.bits,
             dimension=mechanism.dimension,
@@ -217,7 +233,7 @@ class MaskedSums:
 
     def _uploads(
         self, current: CoordinatorRound, query: SumQuery, problems: dict[str, str]
-    ) -> dict[str, SignedReceipt]:
+    ) -> dict[str, tuple[SignedReceipt, ...]]:
         """Trip A."""
         content = current.request.to_bytes()
         cohort = [self._names[each.site] for each in self._members]
@@ -229,13 +245,13 @@ class MaskedSums:
                     name, _content(reply), query, current.transcript.hex()
                 )
                 current.uploaded(self._numbers[name], Upload.from_bytes(received.answer))
-                receipts[name] = received.signed
+                receipts[name] = received.chain
             except ProtocolError as error:
                 problems[name] = error.message
             if reply.refusal == Refusal.NO_SESSION:
                 self._lost.add(self._numbers[name])
-        for name, signed in receipts.items():
-            self._receipts.keep(name, signed)
+        for name, chain in receipts.items():
+            self._receipts.keep(name, chain, index=query.index)
         return receipts
 
     def _exchange(
@@ -254,7 +270,7 @@ class MaskedSums:
         self,
         current: CoordinatorRound,
         problems: dict[str, str],
-        receipts: dict[str, SignedReceipt],
+        receipts: dict[str, tuple[SignedReceipt, ...]],
     ) -> Gathered:
         evidence, lack = current.evidence, ""
         total = None
@@ -299,10 +315,8 @@ class MaskedSums:
         if len(announced) > usable:
             try:
                 self._members, self._lost = session_members(at, announced), set()
-            except (AggregationError, RoundAbandonedError) as error:
-                problems |= {
-                    name: error.message for name in self._trips.names if name not in problems
-                }
+            except (AggregationError, RoundAbandonedError):
+                pass  # too few; whoever sent none is in `problems`
         self._wait = 1 if not problems else 2 * self._wait
         self._next_setup = index + self._wait
         return problems

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from privacy.errors import LedgerError, ProtocolError
@@ -20,10 +21,13 @@ from study.ledger_entries import SignedEntry, hash_of
 from study.ledger_state import LedgerState, StudyAccount
 
 __all__ = [
-    "Receipt", "ReceiptedAnswer", "SignedReceipt", "check_receipts", "receipt_of", "receipts_of",
+    "MOST_RECEIPTS", "Receipt", "ReceiptedAnswer", "SignedReceipt", "chain_from_values", "check_receipts", "receipt_of",
+    "receipts_after", "receipts_of",
 ]  # fmt: skip
 
 RECEIPT_VERSION = 1
+MOST_RECEIPTS = 32
+"""Of one site in a message: a member that has missed more rounds than that cannot tell where the chain begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,26 +117,52 @@ class SignedReceipt:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptedAnswer:
-    """What a site sends: the bytes of its answer, and a receipt of them."""
+    """What a site sends: the bytes of its answer, and a receipt of them.
 
-    signed: SignedReceipt
+    Attributes:
+        chain: the receipt, and before it those that the coordinator has not shown, oldest first: of answers that were
+            lost on the way, or that it has lost.
+        answer: the bytes.
+    """
+
+    chain: tuple[SignedReceipt, ...]
     answer: bytes
 
+    @property
+    def signed(self) -> SignedReceipt:
+        """The receipt of this answer."""
+        return self.chain[-1]
+
     def to_bytes(self) -> bytes:
-        """The message: the length of the receipt's line in 4 bytes, the line, the answer."""
-        line = self.signed.to_line()
-        return len(line).to_bytes(4, "big") + line + self.answer
+        """The message: the length of the receipts in 4 bytes, the receipts, the answer."""
+        receipts = canonical_json([each.to_values() for each in self.chain])
+        return len(receipts).to_bytes(4, "big") + receipts + self.answer
 
     @staticmethod
     def from_bytes(data: bytes) -> ReceiptedAnswer:
-        """The answer of a message, whose receipt is of these very bytes. Raises ProtocolError."""
+        """The answer of a message, whose last receipt is of these very bytes. Raises ProtocolError."""
         end = 4 + int.from_bytes(data[:4], "big")
         if len(data) < max(4, end):
-            raise ProtocolError("Expected a receipt and an answer, found a shorter message")
-        signed, answer = SignedReceipt.from_line(data[4:end]), data[end:]
-        if signed.receipt.answer != hashlib.sha256(answer).hexdigest():
+            raise ProtocolError("Expected receipts and an answer, found a shorter message")
+        values, answer = parse_canonical(data[4:end]), data[end:]
+        chain = chain_from_values(values)
+        if chain[-1].receipt.answer != hashlib.sha256(answer).hexdigest():
             raise ProtocolError("Expected a receipt of this answer, found one of another")
-        return ReceiptedAnswer(signed=signed, answer=answer)
+        return ReceiptedAnswer(chain=chain, answer=answer)
+
+
+def chain_from_values(values: Any) -> tuple[SignedReceipt, ...]:
+    """Receipts of one site and study, oldest first, each naming the one before. Raises ProtocolError."""
+    if not isinstance(values, list) or not 1 <= len(values) <= MOST_RECEIPTS:
+        raise ProtocolError(f"Expected 1 to {MOST_RECEIPTS} receipts")
+    chain = tuple(map(SignedReceipt.from_values, values))
+    for before, after in pairwise(each.receipt for each in chain):
+        if (after.study, after.previous) != (
+            before.study,
+            before.head,
+        ) or after.sequence <= before.sequence:
+            raise ProtocolError("Expected receipts of which each goes on from the one before")
+    return chain
 
 
 def receipt_of(account: StudyAccount, index: int, key: SigningKey) -> SignedReceipt:
@@ -145,6 +175,25 @@ def receipt_of(account: StudyAccount, index: int, key: SigningKey) -> SignedRece
         head=asked.head, previous=asked.previous, answer=asked.answer,
     )  # fmt: skip
     return SignedReceipt.sign(receipt, key)
+
+
+def receipts_after(
+    account: StudyAccount, index: int, known: Collection[str], key: SigningKey
+) -> tuple[SignedReceipt, ...]:
+    """The receipt of a query, and those before it back to the first whose head is known, oldest first.
+
+    Raises:
+        LedgerError: the query was not answered.
+    """
+    chain = [receipt_of(account, index, key)]
+    wanted = chain[0].receipt.previous
+    for number, asked in reversed(account.asked.items()):
+        if wanted in known or len(chain) == MOST_RECEIPTS:
+            break
+        if asked.head == wanted:
+            chain.append(receipt_of(account, number, key))
+            wanted = asked.previous
+    return tuple(reversed(chain))
 
 
 def receipts_of(state: LedgerState, key: SigningKey) -> list[SignedReceipt]:

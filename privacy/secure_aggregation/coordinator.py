@@ -235,7 +235,7 @@ class CoordinatorRound:
         """
         if self.step is not Step.DONE:
             raise RoundAbandonedError(
-                f"Expected a round that is done, found one that is {self.step.value}: {self._lack}"
+                self._lack or f"Expected a round that is done, found it at {self.step.value}"
             )
         return masks.centred(self._total)
 

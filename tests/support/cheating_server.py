@@ -83,11 +83,11 @@ class Sent:
     def members(self):
         return tuple(each.site for each in self.request.members)
 
-    def sealed_for(self, recipient):
+    @functools.cached_property
+    def sealed(self):
+        """Its ciphertexts, by recipient."""
         others = [each for each in self.members if each != self.site]
-        if recipient not in others:
-            return None
-        return self.message.ciphertexts[others.index(recipient)]
+        return dict(zip(others, self.message.ciphertexts, strict=True))
 
 
 class Sites:
@@ -176,7 +176,7 @@ class Sites:
             about = (chain, sent.transcript, sent.site, member.site)
             shared.add(keys.pair_seed(*about))
             sent.opened[member.site] = keys.open_share(
-                *about, sent.sealed_for(member.site), step="spying"
+                *about, sent.sealed[member.site], step="spying"
             )
             sent.forged[member.site] = keys.seal_share(
                 chain, sent.transcript, member.site, sent.site, bytes(shamir.SHARE_BYTES)
@@ -320,11 +320,11 @@ class Server:
         found = circuits([sent.row for sent in self.sent], self.known)
         return [[self.sent[place] for place in circuit] for circuit in found]
 
-    def findings(self):
-        """What breaks the promise, in words."""
+    def findings(self, sums=None):
+        """What breaks the promise, in words, of all that it can learn."""
         at = self.sites.thresholds
         least, found = at.survivors - at.colluding, []
-        for uploads in self.sums():
+        for uploads in self.sums() if sums is None else sums:
             honest = len({sent.site for sent in uploads})
             if len({sent.kind for sent in uploads}) > 1:
                 found.append("models or rounds are mixed")
@@ -367,17 +367,20 @@ class Server:
             of = self._dealt(recipient, sent.transcript, dealer)
             if of is None:
                 return None
-            found[dealer] = of.sealed_for(recipient), of
+            found[dealer] = of.sealed[recipient], of
         return found
 
     def _dealt(self, recipient, transcript, dealer):
         """The upload to take a ciphertext from: the last that fits best."""
-        can = [each for each in self.sent if each.sealed_for(recipient) is not None]
         if dealer in self.sites.corrupt:
             dealer = VICTIM
-        best = [each for each in can if (each.site, each.transcript) == (dealer, transcript)]
-        near = [each for each in can if each.site == dealer]
-        return next(reversed(best or near), None)
+        near = None
+        for each in reversed(self.sent):
+            if each.site == dealer and recipient in each.sealed:
+                if each.transcript == transcript:
+                    return each
+                near = near or each
+        return near
 
     def _told(self, number, sealed, dealers, reply):
         if reply is None:

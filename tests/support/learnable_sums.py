@@ -39,6 +39,11 @@ def report(found):
         sys.exit(f"FOUND: {found.findings}\n{in_words(shortest(found.sites, found.moves))}")
 
 
+def say(line, began):
+    sys.stdout.write(f"{line}, {time.process_time() - began:.1f} s\n")
+    sys.stdout.flush()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--strategies", type=int, default=30_000)
@@ -47,16 +52,11 @@ def main():
     for constants, corrupt in rosters():
         began = time.process_time()
         found = OneRound(constants, corrupt=corrupt).explore(names_matter=True)
-        seconds = time.process_time() - began
-        print(  # noqa: T201
-            f"{named(constants, corrupt)}: {found.driven} driven for {found.stands_for}, {seconds:.1f} s", flush=True
-        )  # fmt: skip
+        say(f"{named(constants, corrupt)}: {found.driven} driven for {found.stands_for}", began)
         report(found)
     began = time.process_time()
     found = several_rounds(chosen.strategies, seed=chosen.seed, larger=True)
-    print(
-        f"{found.driven} over several rounds, {found.counts}, {time.process_time() - began:.0f} s"
-    )
+    say(f"{found.driven} over several rounds, {dict(found.counts)}", began)
     report(found)
 
 

@@ -29,7 +29,7 @@ def planted(expected, *, over_rounds=False):
 
 @planted("1 honest inputs")
 def signatures_of_a_set_are_not_verified():
-    with mock.patch.object(site, "_require_signatures", lambda *_: None):
+    with mock.patch.object(site, "_require_signatures"):
         yield
 
 

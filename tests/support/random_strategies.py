@@ -147,8 +147,8 @@ class Search:
     """So many strategies over two and three rounds, of these rosters in turn, or as many as it takes to find something.
 
     Attributes:
-        driven: strategies that were run. uploads, sums: what they came to, by number of rounds.
-        moves, findings: of the first that found something; roster: whose it is.
+        driven: strategies that were run. counts: what they came to.
+        moves, findings: of the first that found something. sites: whose strategy that is.
     """
 
     def __init__(self, rosters, *, seed):
@@ -164,16 +164,16 @@ class Search:
             rounds = self._coins.choice((2, 3))
             moves = Drawn(self.sites, rounds, self._coins).moves
             server = Server(self.sites).play(moves)
-            self.findings = server.findings()
-            self._count(server)
+            sums = server.sums()
+            self.findings = server.findings(sums)
+            self._count(server, sums)
             if self.findings:
                 self.moves = moves
                 break
             self.sites.forget(beyond=_KEPT)
         return self
 
-    def _count(self, server):
-        sums = server.sums()
+    def _count(self, server, sums):
         self.driven += 1
         self.counts["uploads"] += len(server.sent)
         self.counts["sums"] += len(sums)

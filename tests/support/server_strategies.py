@@ -1,7 +1,7 @@
 """Every strategy of a cheating server in one round.
 
-A strategy shows each honest site a view or none, and then has it take the fast
-path, sign a set of survivors, or hears no more of it. The reductions, and why each loses nothing:
+A strategy shows each honest site a view or none, and then has it take the fast path, sign a set of survivors, or hears
+no more of it. The reductions, and why each loses nothing:
 
 * *Transcripts are worlds of their own.* A site is in one transcript a round, and what it replies depends on what it was
   sent alone. So if no mask's seed is of two transcripts, and no site takes what was sealed or asked under another, then
@@ -13,7 +13,7 @@ path, sign a set of survivors, or hears no more of it. The reductions, and why e
 * *Everything that a site takes is a choice, and what it refuses is none.* Every view (all members, any keys, both models)
   and every set with the site in it is offered to it once in each phase; so are the other path, a second set and the
   same round again, after its choice. What it refuses leaves its state as it was, so strategies that hold such a move
-  are others without it.
+  equal others without it.
 * *All that corrupt sites can add is added at once.* A reply adds to what the server knows and hinders no other one: what
   a site refuses depends on its own past alone, and signatures come before reveals. More known seeds leave more
   combinations learnable, so what breaks a bound with fewer does with more. (Mixed models could hide that way if a seed
@@ -25,6 +25,7 @@ path, sign a set of survivors, or hears no more of it. The reductions, and why e
   sites are the last. Two models are enough: what a third could be mixed with, the second can.
 """
 
+import functools
 import itertools
 import math
 
@@ -83,6 +84,7 @@ class OneRound:
         driven: strategies that were run. stands_for: how many there are, as products of single transcripts.
         sums: sets of honest sites of which a sum was learnt.
         moves, findings: of the first strategy that found something.
+        sites: whose strategies these are.
     """
 
     def __init__(self, thresholds, *, corrupt):
@@ -108,13 +110,14 @@ class OneRound:
         Arguments:
             names_matter: also run those that are others with models or a corrupt site's two keys renamed.
         """
-        for world in self.worlds():
+        for world in self.worlds:
             if names_matter or not all(_renamed(view) for view in world):
                 self._explore_world(world)
             if self.findings:
                 break
         return self
 
+    @functools.cached_property
     def worlds(self):
         """Lists of views: those that share a seed or a transcript, or of which a site takes what is of another's."""
         views, marks = list(self.takers), {}
@@ -159,14 +162,25 @@ class OneRound:
         )
 
     def _takes(self, number, mine, stranger, theirs):
-        server = self._shown(dict.fromkeys(self.takers[theirs], theirs) | {number: mine})
-        sets = [each for each in subsets(mine.members) if number in each][:2]
-        return (
-            (len(self.takers[theirs]) > 1 and server.open(number))
-            or server.open(number, stranger)
-            or any(server.sign(number, each, stranger) for each in sets)
-            or any(server.reveal(number, each, stranger) for each in sets)
-        )
+        """Everybody was shown the one, but for a stranger: is what it has sealed, or was sent, of use to this site?"""
+        server = self._shown(dict.fromkeys(self.takers[mine], mine) | {stranger: theirs})
+        own = next(each for each in subsets(mine.members)[1:] if number in each)
+        return any(
+            _does(server.copy(), move)
+            for move in (
+                ("open", number, stranger),
+                ("sign", number, own, stranger),
+                ("reveal", number, own, stranger),
+            )
+        ) or (stranger in mine.members and self._takes_share(server, number, mine, stranger))
+
+    def _takes_share(self, server, number, mine, stranger):
+        """Does it open, on either path, what the stranger has sealed under another transcript?"""
+        sets = [each for each in subsets(mine.members)[1:] if {number, stranger} <= set(each)]
+        signed = server.copy()
+        for each in self.takers[mine] if sets else ():
+            signed.sign(each, sets[0])
+        return server.open(number) or any(signed.reveal(number, each) for each in sets[:1])
 
     def _paths_of(self, number, view):
         server = self._shown(dict.fromkeys(self.takers[view], view))
@@ -198,19 +212,28 @@ class OneRound:
                 yield (*moves, ("open", number)), after
 
     def _explore_world(self, world):
-        choices = [
-            [None] + [(number, view, *path) for view in world for path in self.paths.get((number, view), ())]
+        views = [
+            [None, *(view for view in world if number in self.takers[view])]
             for number in self.sites.honest
-        ]  # fmt: skip
-        for chosen in itertools.product(*choices):
-            moves = _moves_of(chosen)
-            self.driven += 1
-            server = self._begun.copy().play(moves)
-            self.findings = server.findings()
-            self.sums |= {frozenset(sent.site for sent in uploads) for uploads in server.sums()}
-            if self.findings:
-                self.moves = self.beginning + moves
-                return
+        ]
+        for shown in itertools.product(*views):
+            asked = {
+                number: view for number, view in zip(self.sites.honest, shown, strict=True) if view
+            }
+            begun = self._shown(asked)
+            for paths in itertools.product(*(self.paths[each] for each in asked.items())):
+                moves = _moves_of(asked, paths)
+                self._judge(begun.copy().play(moves))
+                if self.findings:
+                    uploads = [("ask", number, 0, view) for number, view in asked.items()]
+                    self.moves = self.beginning + uploads + moves
+                    return
+
+    def _judge(self, server):
+        sums = server.sums()
+        self.driven += 1
+        self.sums |= {frozenset(sent.site for sent in uploads) for uploads in sums}
+        self.findings = server.findings(sums)
 
 
 def _renamed(view):
@@ -222,11 +245,13 @@ def _does(server, move):
     return getattr(server, name)(*arguments)
 
 
-def _moves_of(chosen):
-    """The strategy as it is sent: uploads, then what sites are told, last those that are asked twice, then reveals."""
-    asked = sorted((each for each in chosen if each), key=lambda each: each[2])
-    moves = [("ask", number, 0, view) for number, view, *_ in asked]
-    for number, view, again, told, _ in asked:
+def _moves_of(asked, paths):
+    """What comes after the uploads: what sites are told, last those that are asked twice, then reveals."""
+    moves = []
+    for (number, view), (again, told, _) in sorted(
+        zip(asked.items(), paths, strict=True), key=lambda each: each[1][0]
+    ):
         moves += [("ask", number, 0, view)] * again
         moves += told
-    return moves + [("reveal", number, target) for number, _, _, _, target in asked if target]
+    reveals = zip(asked, paths, strict=True)
+    return moves + [("reveal", number, target) for number, (_, _, target) in reveals if target]
