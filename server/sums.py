@@ -7,6 +7,7 @@ masked   keys, once a session --> masked answers --> what unmasks their sum     
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -313,10 +314,8 @@ class MaskedSums:
                 problems[name] = error.message
         usable = len({each.site for each in self._members} - self._lost)
         if len(announced) > usable:
-            try:
+            with suppress(AggregationError, RoundAbandonedError):  # whoever sent no key is in `problems`
                 self._members, self._lost = session_members(at, announced), set()
-            except (AggregationError, RoundAbandonedError):
-                pass  # too few; whoever sent none is in `problems`
         self._wait = 1 if not problems else 2 * self._wait
         self._next_setup = index + self._wait
         return problems
