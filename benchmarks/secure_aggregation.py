@@ -201,7 +201,7 @@ class Discreet:
                 sequence=self.round, head="0" * 64, answer=hashlib.sha256(content).hexdigest(),
             )  # fmt: skip
             signed = SignedReceipt.sign(receipt, self.keys[site])
-            return ReceiptedAnswer(signed=signed, answer=content).to_bytes()
+            return ReceiptedAnswer(chain=(signed,), answer=content).to_bytes()
 
     def coordinate(self, mechanism, payload, uploads, watch, sent):
         """The coordinator's work, and that of the sites in trips B and C; the sum."""

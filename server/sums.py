@@ -116,12 +116,14 @@ class Receipts:
     def require_onward(self, name: str, chain: Sequence[SignedReceipt]) -> None:
         """Raise ProtocolError unless these go on from the latest that is known of this site."""
         known = self._chains.get(self._numbers[name])
-        if known is None:
+        if known is None or known[-1][1] == chain[-1]:
             return
-        latest = known[-1][1].receipt
-        heads = [each.receipt.head for each in chain]
-        away = len(chain) == MOST_RECEIPTS and chain[0].receipt.index > latest.index
-        if not away and latest.head not in heads and chain[0].receipt.previous != latest.head:
+        latest, first, last = known[-1][1].receipt, chain[0].receipt, chain[-1].receipt
+        away = len(chain) == MOST_RECEIPTS and first.index > latest.index
+        linked = first.previous == latest.head or any(
+            each.receipt.head == latest.head for each in chain
+        )
+        if last.sequence <= latest.sequence or not (linked or away):
             raise ProtocolError(
                 f"Expected the ledger of {name} to go on, found receipts of an earlier entry, or another"
             )
@@ -200,27 +202,27 @@ class MaskedSums:
         self._numbers = {name: number for number, name in self._names.items()}
         self._members: tuple[SetupKey, ...] = ()
         self._lost: set[int] = set()
+        self._outside: dict[
+            str, str
+        ] = {}  # why a site has sent no key when it was last asked for one
         self._next_setup, self._wait = 0, 1
 
     def gather(self, query: SumQuery) -> Gathered:
         """One masked sum: exact over everybody who has uploaded, or none."""
-        problems = self._set_up(query.index) if self._wants_setup(query.index) else {}
+        if self._wants_setup(query.index):
+            self._outside = self._set_up(query.index)
         if not self._members:
             least = self._guarantee.thresholds.survivors
             lack = f"fewer than {least} sites have sent a key"
             return Gathered(
-                total=None, survivors=(), problems=problems, lack=lack, receipts={}, cohort=(),
+                total=None, survivors=(), problems=self._outside, lack=lack, receipts={}, cohort=(),
                 transcript=query_hash(query.to_bytes()),
             )  # fmt: skip
         mechanism = self._guarantee.mechanism(query.function)
         if mechanism is None:
             raise ProtocolError("Expected a query of a study whose sums are masked")
         inside = {self._names[each.site] for each in self._members}
-        problems = {
-            name: problems.get(name, "it has sent no key for this session")
-            for name in self._trips.names
-            if name not in inside
-        }
+        problems = {name: why for name, why in self._outside.items() if name not in inside}
         current = CoordinatorRound(
             self._federation, self._members, round=query.index, payload=query.to_bytes(), bits=mechanism.bits,
             dimension=mechanism.dimension,
@@ -314,7 +316,9 @@ class MaskedSums:
                 problems[name] = error.message
         usable = len({each.site for each in self._members} - self._lost)
         if len(announced) > usable:
-            with suppress(AggregationError, RoundAbandonedError):  # whoever sent no key is in `problems`
+            with suppress(
+                AggregationError, RoundAbandonedError
+            ):  # whoever sent no key is in `problems`
                 self._members, self._lost = session_members(at, announced), set()
         self._wait = 1 if not problems else 2 * self._wait
         self._next_setup = index + self._wait

@@ -399,7 +399,16 @@ def test_an_answer_holds_nothing_that_is_not_noised():
     one = declaration_of()
     received = ReceiptedAnswer.from_bytes(site_of(one, normal_records(9)).answer(query_of(one)))
     receipt = received.signed.to_values()["receipt"]
-    assert set(receipt) == {"version", "study", "index", "transcript", "sequence", "head", "answer"}
+    assert set(receipt) == {
+        "version",
+        "study",
+        "index",
+        "transcript",
+        "sequence",
+        "head",
+        "previous",
+        "answer",
+    }
     head, arrays = decode(received.answer)
     assert set(head) == {"kind", "query", "nonce"}
     assert set(arrays) == {"vector"}

@@ -387,7 +387,7 @@ class TestRestoredBackups:
         copy = copied(four.path(1), tmp_path / "backup.sqlite")
         for index in (1, 2):
             four.masked.sum(four.query(index))
-        self.late = four.masked.receipts[1]
+        self.late = four.masked.receipts[1][-1]
         four.ledgers[1].close()
         for each in four.path(1).parent.iterdir():
             each.unlink()
@@ -413,7 +413,7 @@ class TestRestoredBackups:
         self.nobody_else_goes_on(restored)
 
     def forked(self, restored, *indices):
-        """The receipt of the restored ledger's last entry, after it was asked these, which it was asked before."""
+        """Receipts of the restored ledger's last entry, after it was asked these, which it was asked before."""
         alone = Masked(restored.declaration, ROSTER, {1: restored.sites[1].answer})
         alone.set_up(b"\2" * 16)
         for index in indices:
@@ -422,16 +422,23 @@ class TestRestoredBackups:
 
     def test_the_others_refuse_when_a_fork_is_shown(self, restored):
         """Another entry in the place of one that they know."""
-        fork = self.forked(restored, 1).receipt
-        number, head = restored.ledgers[2].witnessed(restored.declaration.hash)[1]
-        assert fork.sequence == number
-        assert fork.head != head
-        restored.masked.receipts[1] = self.forked(restored, 1)
+        forked = self.forked(restored, 1)
+        known = restored.ledgers[2].witnessed(key_of(NAMES[0]).public)[restored.declaration.hash]
+        assert forked[-1].receipt.sequence == known.number
+        assert forked[-1].receipt.head != known.receipt.receipt.head
+        restored.masked.receipts[1] = forked
+        self.nobody_else_goes_on(restored)
+
+    def test_the_others_refuse_a_fork_that_has_gone_further(self, restored):
+        """Whatever is written to a ledger that went back: its receipts do not go on from those that are known."""
+        forked = self.forked(restored, 1, 2, 4)
+        known = restored.ledgers[2].witnessed(key_of(NAMES[0]).public)[restored.declaration.hash]
+        assert forked[-1].receipt.sequence > known.number
+        restored.masked.receipts[1] = forked
         self.nobody_else_goes_on(restored)
 
     def test_a_fork_that_has_gone_further_is_found_by_whoever_keeps_receipts(self, restored):
-        fork, study = self.forked(restored, 1, 2, 4), restored.declaration.hash
-        assert fork.receipt.sequence > restored.ledgers[2].witnessed(study)[1][0]
+        self.forked(restored, 1, 2, 4)
         entries, key = read_ledger(restored.path(1)), key_of(NAMES[0]).public
         with pytest.raises(
             LedgerError, match="expected its head at entry .* the ledger was forked"
@@ -449,13 +456,13 @@ class TestRestoredBackups:
             assert restored.refusal(current.request.to_bytes(), number) == Refusal.LEDGER_BEHIND
             assert restored.charged(number) == {0, 1, 2}
             assert (
-                "Expected the ledger of site-1 to go on from entry"
+                "Expected the ledger of site-1 to go on from where this site has seen it"
                 in restored.sites[number].problems[0]
             )
 
     def latest_of_the_others(self, restored):
         return {
-            number: restored.ledgers[number].receipt(restored.declaration.hash, 2) for number in (2, 3, 4)
+            number: restored.ledgers[number].receipts(restored.declaration.hash, 2) for number in (2, 3, 4)
         }  # fmt: skip
 
 

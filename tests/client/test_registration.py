@@ -362,7 +362,7 @@ def test_a_disk_that_fails_again_and_again_fills_no_memory():
     ledger._database.execute("PRAGMA query_only = ON")
     for _ in range(150):
         assert refusal_of(site, query_of(one)) == Refusal.UNAVAILABLE
-    assert site.problems == ["LedgerError"] * 100
+    assert site.problems == ["LedgerError"]
     ledger._database.execute("PRAGMA query_only = OFF")
     site.answer(query_of(one))
 

@@ -115,8 +115,8 @@ def answer_unlike_its_receipt(data):
     end = 4 + int.from_bytes(data[:4], "big")
     if len(data) < end:
         raise ProtocolError("Expected more")
-    signed = study.receipts.SignedReceipt.from_line(data[4:end])
-    return study.receipts.ReceiptedAnswer(signed=signed, answer=data[end:])
+    chain = study.receipts.chain_from_values(parse_canonical(data[4:end]))
+    return study.receipts.ReceiptedAnswer(chain=chain, answer=data[end:])
 
 
 def apply_in_any_order(self, entry):

@@ -31,8 +31,10 @@ def same(first, second):
 
 
 def without_what_ledgers_tell(kept):
-    """A ledger says when a query was charged, and receipts of that are part of the next query."""
-    return dataclasses.replace(kept, seconds=0, query_hash="", transcript="", receipts={})
+    """A ledger says when a query was charged, and receipts of that are part of the next query; keys are new."""
+    return dataclasses.replace(
+        kept, seconds=0, query_hash="", transcript="", receipts={}, members=()
+    )
 
 
 def after(rounds):

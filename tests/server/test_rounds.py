@@ -279,17 +279,17 @@ NONSENSE = {
     "far too large": (vector(lambda n: ints(n, value=2**31 - 1)), "within the range of one site"),
     "far too small": (vector(lambda n: ints(n, value=-(2**31))), "within the range of one site"),
     "another query": (vector(ints, name="ab" * 32), "an answer to this query"),
-    "the query itself": (lambda m: of(content_of(m))(m), "Expected a receipt and its signature"),
+    "the query itself": (lambda m: of(content_of(m))(m), "Expected 1 to 32 receipts"),
     "the query itself, receipted": (lambda m: receipt_of(content_of(m), m), "Expected a sum-answer"),
-    "garbage": (of(b"garbage"), "Expected a receipt and an answer"),
+    "garbage": (of(b"garbage"), "Expected receipts and an answer"),
     "garbage, receipted": (with_receipt(b"garbage"), "Expected a head"),
-    "nothing": (of(b""), "Expected a receipt and an answer"),
+    "nothing": (of(b""), "Expected receipts and an answer"),
     "nothing, receipted": (with_receipt(b""), "Expected a message of at least"),
     "zeros": (of(bytes(100)), "Expected"),
     "zeros, receipted": (with_receipt(bytes(100)), "Expected"),
     "no receipt": (
         lambda m: answer_message(SumAnswer(query_hash=query_hash(content_of(m)), vector=ints(4), nonce=NONCE).to_bytes(), to=m),
-        "Expected a receipt and its signature",
+        "Expected 1 to 32 receipts",
     ),
     "another key": (of_another_key, "Expected a signature"),
     "a receipt of another answer": (of_another_answer, "a receipt of this answer, found one of another"),
@@ -444,7 +444,7 @@ def test_a_site_whose_data_make_it_fail_answers_like_any_other(make_federation, 
     outcome = federation.run()
     assert outcome.refusals == {}
     assert [len(kept.survivors) for kept in outcome.sums] == [3, 3, 3]
-    assert site.problems == ["ZeroDivisionError"] * 3
+    assert site.problems == ["ZeroDivisionError"]
 
 
 def test_a_site_that_answers_twice_is_counted_once(make_federation):

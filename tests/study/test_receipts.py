@@ -121,7 +121,7 @@ def test_what_is_agreed_on_later_changes_no_receipt():
 def with_answer(answer):
     """An answer and its receipt."""
     receipt = receipt_with(answer=hashlib.sha256(answer).hexdigest())
-    return ReceiptedAnswer(signed=SignedReceipt.sign(receipt, KEY), answer=answer)
+    return ReceiptedAnswer(chain=(SignedReceipt.sign(receipt, KEY),), answer=answer)
 
 
 @given(st.binary(max_size=300))

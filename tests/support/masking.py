@@ -25,7 +25,7 @@ from study.aggregation import federation_of
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.queries import SumQuery, query_hash
-from study.receipts import Receipt, ReceiptedAnswer, SignedReceipt
+from study.receipts import MOST_RECEIPTS, Receipt, ReceiptedAnswer, SignedReceipt
 from study.roster import Roster, RosterSite
 
 _TAKE = {
@@ -60,13 +60,21 @@ def receipted(name, content, query, *, transcript=None, sequence=None):
         query: the bytes that were asked; transcript: what was charged, if not these.
     """
     asked = SumQuery.from_bytes(query)
-    receipt = Receipt(
-        previous="0" * 64, study=asked.declaration.hash, index=asked.index, transcript=transcript or query_hash(query),
-        sequence=asked.index if sequence is None else sequence, head="0" * 64,
-        answer=hashlib.sha256(content).hexdigest(),
-    )  # fmt: skip
-    signed = SignedReceipt.sign(receipt, key_of(name))
-    return ReceiptedAnswer(signed=signed, answer=content).to_bytes()
+    last = asked.index if sequence is None else sequence
+    chain = []
+    for number in range(max(0, last - MOST_RECEIPTS + 1), last + 1):
+        receipt = Receipt(
+            study=asked.declaration.hash, index=asked.index - last + number, transcript=transcript or query_hash(query),
+            sequence=number, head=_head(name, number), previous=_head(name, number - 1) if number else "0" * 64,
+            answer=hashlib.sha256(content).hexdigest(),
+        )  # fmt: skip
+        chain.append(SignedReceipt.sign(receipt, key_of(name)))
+    return ReceiptedAnswer(chain=tuple(chain), answer=content).to_bytes()
+
+
+def _head(name, number):
+    """Of the entry of that number in the ledger of a site that writes charges and nothing else."""
+    return hashlib.sha256(f"{name} {number}".encode()).hexdigest()
 
 
 class Zeros:
@@ -168,7 +176,8 @@ class Masked:
             sent[number] = self.answers[number](current.request.to_bytes())
             received = ReceiptedAnswer.from_bytes(sent[number])
             current.uploaded(number, Upload.from_bytes(received.answer))
-            self.receipts[number] = received.signed
+            known = [*self.receipts.get(number, ()), *received.chain]
+            self.receipts[number] = tuple({each.receipt.head: each for each in known}.values())
         return sent
 
     def unmask(self, current):

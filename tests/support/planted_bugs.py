@@ -37,12 +37,12 @@ def _sent(site, query, answer):
     study, index = _key(query)
     asked = site._ledger.find(study, index)
     receipt = Receipt(
-        previous="0" * 64, study=study, index=index, transcript=query_hash(query.to_bytes()), sequence=asked.sequence if asked else 0,
+        study=study, index=index, transcript=query_hash(query.to_bytes()), sequence=asked.sequence if asked else 0,
+        previous=asked.previous if asked else "0" * 64,
         head=asked.head if asked else "0" * 64, answer=hashlib.sha256(answer).hexdigest(),
     )  # fmt: skip
-    return ReceiptedAnswer(
-        signed=SignedReceipt.sign(receipt, key_of("site")), answer=answer
-    ).to_bytes()
+    signed = SignedReceipt.sign(receipt, key_of("site"))
+    return ReceiptedAnswer(chain=(signed,), answer=answer).to_bytes()
 
 
 def _send_what_is_not_stored(found):

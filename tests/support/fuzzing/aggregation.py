@@ -130,7 +130,7 @@ def _receipted(answer: bytes) -> bytes:
         previous="0" * 64, study="01" * 32, index=3, transcript="23" * 32, sequence=9, head="45" * 32,
         answer=hashlib.sha256(answer).hexdigest(),
     )  # fmt: skip
-    return ReceiptedAnswer(signed=SignedReceipt.sign(receipt, KEY), answer=answer).to_bytes()
+    return ReceiptedAnswer(chain=(SignedReceipt.sign(receipt, KEY),), answer=answer).to_bytes()
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:
