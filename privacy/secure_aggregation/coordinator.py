@@ -234,8 +234,9 @@ class CoordinatorRound:
             RoundAbandonedError: there is none; the message says what was missing.
         """
         if self.step is not Step.DONE:
+            said = f": {self._lack}" if self._lack else ""
             raise RoundAbandonedError(
-                self._lack or f"Expected a round that is done, found it at {self.step.value}"
+                f"Expected a sum, found a round that is {self.step.value}{said}"
             )
         return masks.centred(self._total)
 

@@ -231,6 +231,11 @@ def upload(
         vector: the site's answer, int64, shape (d,). seed: 32 fresh secret bytes.
     """
     request, transcript, own = joined.request, joined.transcript, state.site
+    _require(
+        "upload",
+        request.round >= state.next_round,
+        f"a round from {state.next_round}, joined since the last one",
+    )
     steps = request.round - joined.session.position
     chains = {site: keys.advanced(chain, steps) for site, chain in joined.session.chains.items()}
     session = replace(joined.session, position=request.round, chains=chains)
@@ -348,10 +353,7 @@ def setup_key_of(federation: Federation, announced: SetupKey, *, step: str) -> S
         "keys of this study and roster",
     )  # fmt: skip
     _require(step, 1 <= announced.site <= len(federation.identities), "a site of the roster")
-    # A coordinate has several spellings, and "no key twice" is about keys, not about spellings.
-    _require(
-        step, int.from_bytes(announced.public, "little") < 2**255 - 19, "a key in its one spelling"
-    )
+    _require_one_spelling(announced.public, step=step)
     try:
         verify(
             federation.identities[announced.site - 1],
@@ -364,6 +366,11 @@ def setup_key_of(federation: Federation, announced: SetupKey, *, step: str) -> S
             step, f"expected a key that site {announced.site} has signed"
         ) from error
     return announced
+
+
+def _require_one_spelling(public: bytes, *, step: str) -> None:
+    """A coordinate has several spellings, and "no key twice" is about keys. (What protects are the identities.)"""
+    _require(step, int.from_bytes(public, "little") < 2**255 - 19, "a key in its one spelling")
 
 
 def _session_of(federation: Federation, state: SiteState, request: RoundRequest) -> _Session:

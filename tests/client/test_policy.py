@@ -75,7 +75,7 @@ AGGREGATE = guarantee_of(privacy=SHARED)
 STANDARD = guarantee_of(data={"scaling": "standard"}, training={"rounds": 100, "spare_rounds": 0})
 BY_UNIT = guarantee_of(data={"unit": "person", "sites_per_unit": 2})
 AVERAGED = guarantee_of(
-    data={"unit": "person", "sites_per_unit": 2},
+    data={"unit": "person"},
     training=AVERAGING,
     privacy={"noise_multiplier": 30.0},
 )

@@ -46,8 +46,9 @@ def the_model_is_not_in_the_transcript():
 
 @planted("1 honest inputs")
 def identities_are_in_no_derivation():
-    """Keys of which no two are equal are still asked for: two written forms of one key are not equal."""
+    """Keys of which no two are equal are still asked for, but not in one spelling: two spellings are not equal."""
     with (
+        mock.patch.object(site, "_require_one_spelling"),
         mock.patch.object(keys, "first_chain_key", lambda common, **_: common),
         mock.patch.object(
             keys, "pair_seed", lambda chain, transcript, *_: _seed(chain, transcript)
@@ -155,10 +156,13 @@ def two_sets_of_survivors_are_signed():
 
 @planted("1 honest inputs")
 def a_round_may_be_uploaded_to_twice():
-    shipped = site.join
+    join, upload = site.join, site.upload
 
-    def join(federation, state, request: RoundRequest, **shape):
-        return shipped(federation, replace(state, next_round=0), request, **shape)
+    def joining(federation, state, request: RoundRequest, **shape):
+        return join(federation, replace(state, next_round=0), request, **shape)
 
-    with mock.patch.object(site, "join", join):
+    def uploading(federation, state, joined, vector, **rest):
+        return upload(federation, replace(state, next_round=0), joined, vector, **rest)
+
+    with mock.patch.object(site, "join", joining), mock.patch.object(site, "upload", uploading):
         yield

@@ -136,7 +136,7 @@ def test_every_subset_that_drops_at_every_step(tolerance, least):
         if coordinator.step is Step.DONE:
             assert np.array_equal(coordinator.total(), right)
         else:
-            with pytest.raises(RoundAbandonedError, match="found one that is abandoned: "):
+            with pytest.raises(RoundAbandonedError, match="found a round that is abandoned: "):
                 coordinator.total()
         within = sum(map(len, lost)) <= missing
         before = not (lost[1] or lost[2])  # trip B
