@@ -213,13 +213,13 @@ def test_the_dimension_of_every_sum(declared):
 @pytest.mark.parametrize("places", [1, 3])
 def test_the_noise_covers_a_unit_at_all_its_sites(declared, training, trust, places):
     """sqrt(k sigma^2 - 4) >= z M Delta(sC/M): a unit is clipped to C / M at each of M sites; a site is at one."""
-    data = STANDARD | {"unit": "person", "sites_per_unit": places}
+    data = STANDARD | {"unit": "person", "sites_per_unit": 1 if training else places}
     guarantee = Guarantee(
         declared(data=data, training=training, privacy={"trust": trust, "clipping_norm": 2.0})
     )
     for stage in guarantee.stages:
         one = guarantee.mechanism(stage.function)
-        expected = 1 if stage.function == "delta" else places
+        expected = 1 if training else places
         assert one.sites_per_unit == expected
         assert one.norm_at_site == pytest.approx(stage.clipping_norm / expected)
         assert one.sensitivity >= one.scale * stage.clipping_norm

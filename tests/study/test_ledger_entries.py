@@ -134,6 +134,7 @@ def test_any_constants_survive(constants):
 
 WRONG = {
     "hash": [None, True, 5, 5.5, "", "g" * 64, "A" * 64, "0" * 63, "0" * 65, "0" * 63 + "\n", [], {}],
+    "salt": [None, True, 5, 5.5, "", "g" * 32, "A" * 32, "0" * 31, "0" * 33, "0" * 31 + "\n", [], {}],
     "name": [None, True, 5, 5.5, "", "a" * 201, "line\nbreak", "\x00", "\x7f", "\u2028", [], {}, ["a"]],
     "index": [None, True, -1, 2**31, 0.5, 1e300, "0", [], {}],
     "count": [None, True, 0, -1, 2**31 + 1, 0.5, "1", [], {}],
@@ -148,7 +149,8 @@ FIELDS = {
     "data-set": {"data_set": "name", "namespace": "name", "unit": "name"},
     "approved": {"study": "hash", "name": "name", "data_set": "name", "trust": "name", "roster": "hash",
                  "sums": "sums"},
-    "charged": {"study": "hash", "index": "index", "function": "name", "query": "hash", "terms": "terms"},
+    "charged": {"study": "hash", "index": "index", "function": "name", "query": "hash", "salt": "salt",
+                "terms": "terms"},
     "answered": {"study": "hash", "index": "index", "answer": "hash"},
     "agreed": {"study": "hash", "index": "index", "survivors": "survivors"},
     "burnt": {"study": "hash", "index": "index"},

@@ -66,7 +66,7 @@ def head_changed(content, **changed):
 )  # fmt: skip
 def test_a_query_is_read_as_it_was_written(query, asked, parameters, nonce, sites):
     index, function = asked
-    receipts = {site: RECEIPTS[site] for site in sites}
+    receipts = {site: (RECEIPTS[site],) for site in sites}
     one = query(
         index=index, function=function, parameters=parameters, nonce=nonce, receipts=receipts
     )
@@ -116,10 +116,10 @@ def test_every_part_of_a_query_is_part_of_its_hash(query, declared):
         query(function="moments"),
         query(nonce=NONCE[::-1]),
         query(declaration=declared(nonce="0" * 32)),
-        query(receipts={1: RECEIPTS[1]}),
-        query(receipts={2: RECEIPTS[1]}),
-        query(receipts={1: RECEIPTS[2]}),
-        query(receipts={1: RECEIPTS[1], 2: RECEIPTS[2]}),
+        query(receipts={1: (RECEIPTS[1],)}),
+        query(receipts={2: (RECEIPTS[1],)}),
+        query(receipts={1: (RECEIPTS[2],)}),
+        query(receipts={1: (RECEIPTS[1],), 2: (RECEIPTS[2],)}),
         query(parameters={"weight": np.array([1.0, 0.0, np.nan]), "bias": np.array(2.5)}),
         query(parameters={"weight": np.array([1.0, -0.0, np.nan]), "bias": np.array([2.5])}),
     ]

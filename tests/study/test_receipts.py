@@ -87,17 +87,16 @@ def test_a_ledger_stands_by_its_own_receipts_and_goes_on():
 
 def test_one_receipt_is_the_one_among_all_and_says_so_whenever_it_is_asked_for():
     for signed in RECEIPTS:
-        index = signed.receipt.index
-        asked = STATE.account(STUDY).asked[index]
-        assert receipt_of(STUDY, index, asked, KEY) == signed
-        assert receipt_of(STUDY, index, asked, KEY).to_line() == signed.to_line()
+        index, account = signed.receipt.index, STATE.account(STUDY)
+        assert receipt_of(account, index, KEY) == signed
+        assert receipt_of(account, index, KEY).to_line() == signed.to_line()
 
 
 def test_what_was_not_answered_has_no_receipt():
     state = replay(chained([*BODIES, charged(3)], key=KEY))
     for index in (0, 3):  # burnt, and pending
         with pytest.raises(LedgerError, match=f"Expected query {index} to be answered"):
-            receipt_of(STUDY, index, state.account(STUDY).asked[index], KEY)
+            receipt_of(state.account(STUDY), index, KEY)
 
 
 def test_what_is_agreed_on_later_changes_no_receipt():
@@ -130,8 +129,8 @@ def test_an_answer_and_its_receipt_are_read_as_they_were_written(answer):
     found = ReceiptedAnswer.from_bytes(one.to_bytes())
     assert found == one
     assert found.to_bytes() == one.to_bytes()
-    line = one.signed.to_line()
-    assert one.to_bytes() == len(line).to_bytes(4, "big") + line + answer
+    receipts = b"[" + one.signed.to_line() + b"]"
+    assert one.to_bytes() == len(receipts).to_bytes(4, "big") + receipts + answer
 
 
 def test_a_receipt_of_another_answer_is_refused():

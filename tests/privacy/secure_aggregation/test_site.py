@@ -196,7 +196,8 @@ WRONG_MEMBERS = {
     "one": (PLAY.members[2:3], "at least 4 members"),
     "none": ((), "at least 4 members"),
     "another order": (PLAY.members[::-1], "members in ascending order, each once"),
-    "one twice": ((*PLAY.members[:3], *PLAY.members[2:]), "members in ascending order, each once"),
+    "one twice": ((*PLAY.members[:3], *PLAY.members[2:4]), "members in ascending order, each once"),
+    "more than there are": ((*PLAY.members, PLAY.members[0]), "members of the roster"),
     "one key twice": (
         members_with(0, resigned(FIRST, public=SECOND.public)), "keys of which no two are equal",
     ),
