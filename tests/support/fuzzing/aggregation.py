@@ -126,11 +126,22 @@ AGGREGATION = Target(
 
 
 def _receipted(answer: bytes) -> bytes:
+    """With one receipt that was lost before it, for an answer that is not empty."""
+    lost = Receipt(
+        study="01" * 32,
+        index=2,
+        transcript="22" * 32,
+        sequence=7,
+        head="44" * 32,
+        previous="0" * 64,
+        answer="66" * 32,
+    )
     receipt = Receipt(
-        previous="0" * 64, study="01" * 32, index=3, transcript="23" * 32, sequence=9, head="45" * 32,
+        study="01" * 32, index=3, transcript="23" * 32, sequence=9, head="45" * 32, previous="44" * 32,
         answer=hashlib.sha256(answer).hexdigest(),
     )  # fmt: skip
-    return ReceiptedAnswer(chain=(SignedReceipt.sign(receipt, KEY),), answer=answer).to_bytes()
+    chain = [SignedReceipt.sign(each, KEY) for each in ([lost] if answer else []) + [receipt]]
+    return ReceiptedAnswer(chain=tuple(chain), answer=answer).to_bytes()
 
 
 def _split(data: bytes) -> tuple[bytes, bytes]:
@@ -163,8 +174,9 @@ def _other_value(draw: random.Random, data: bytes, _pool: Sequence[bytes]) -> by
     line, answer = _split(data)
     try:
         values = json.loads(line)
-        name = draw.choice(sorted(set(values["receipt"]) - {"answer"}))
-        values["receipt"][name] = draw.choice(["67" * 32, 0, 1, 2**31 - 1, 2**31])
+        inner = draw.choice(values)["receipt"]
+        name = draw.choice(sorted(set(inner) - {"answer"}))
+        inner[name] = draw.choice(["67" * 32, 0, 1, 2**31 - 1, 2**31])
     except (ValueError, TypeError, LookupError, RecursionError):
         return data
     return _join(json.dumps(values, separators=(",", ":"), sort_keys=True).encode(), answer)

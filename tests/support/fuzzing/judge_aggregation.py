@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fuzzing.judge_json import NotCanonicalError, canonical_value
-from fuzzing.judge_ledger import signed_receipt
+from fuzzing.judge_ledger import receipt_chain
 
 MAGIC = b"DSA\x01"
 
@@ -133,8 +133,8 @@ def problem_of_answer(data: bytes, answer: bytes) -> str | None:
         values = canonical_value(line)
     except NotCanonicalError as error:
         return f"the receipt is not canonical: {error}"
-    if len(data) < 4 or len(line) != length or not signed_receipt(values):
+    if len(data) < 4 or len(line) != length or not receipt_chain(values):
         return "it has no receipt"
-    if values["receipt"]["answer"] != hashlib.sha256(rest).hexdigest():
+    if values[-1]["receipt"]["answer"] != hashlib.sha256(rest).hexdigest():
         return "the receipt is of another answer"
     return None if rest == answer else "it is read as another answer"

@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -95,7 +96,8 @@ BODIES: Mapping[str, Holds] = {
          "sums": listed(declared_sum, least=1)},
         also=lambda value: len({each["function"] for each in value["sums"]}) == len(value["sums"]),
     ),
-    "charged": shaped({"study": hash_, "index": index, "function": text, "query": hash_, "terms": optional(terms)}),
+    "charged": shaped({"study": hash_, "index": index, "function": text, "query": hash_, "salt": hexadecimal(32),
+         "terms": optional(terms)}),
     "answered": shaped({"study": hash_, "index": index, "answer": hash_}),
     "agreed": shaped({"study": hash_, "index": index, "survivors": optional(sites_in_order)}),
     "burnt": shaped({"study": hash_, "index": index}),
@@ -125,12 +127,24 @@ def problem_of_entry(values: Any) -> str | None:
 _receipt = shaped(
     {
         "version": lambda value: type(value) is int and value == 1, "study": hash_, "index": index, "transcript": hash_,
-        "sequence": index, "head": hash_, "answer": hash_,
+        "sequence": index, "head": hash_, "previous": hash_, "answer": hash_,
     }
 )  # fmt: skip
 
 
 signed_receipt = shaped({"receipt": _receipt, "signature": hexadecimal(128)})
+
+
+def receipt_chain(value: Any) -> bool:
+    """1 to 32 receipts with signatures, of one study, each of a later entry that names the one before."""
+    if not listed(signed_receipt, least=1, most=32)(value):
+        return False
+    inner = [each["receipt"] for each in value]
+    return all(
+        (after["study"], after["previous"]) == (before["study"], before["head"])
+        and after["sequence"] > before["sequence"]
+        for before, after in pairwise(inner)
+    )
 
 
 def by_name(holds: Holds, named: Holds = text) -> Holds:
@@ -141,7 +155,7 @@ def by_name(holds: Holds, named: Holds = text) -> Holds:
 
 
 receipts_by_site = by_name(
-    signed_receipt, lambda name: text(name) and re.fullmatch("[1-9][0-9]{0,4}", name) is not None
+    receipt_chain, lambda name: text(name) and re.fullmatch("[1-9][0-9]{0,4}", name) is not None
 )
 
 
@@ -187,12 +201,26 @@ def problem_of_receipt(line: bytes, public: bytes) -> str | None:
     )
 
 
+def receipt_of_answer(content: bytes, public: bytes) -> tuple[dict[str, Any], bytes]:
+    """The one receipt that comes with an answer, and the answer. Raises ValueError where nobody has signed one."""
+    length = int.from_bytes(content[:4], "big")
+    line, answer = content[4 : 4 + length], content[4 + length :]
+    problem = (
+        problem_of_receipt(line[1:-1], public) if line[:1] + line[-1:] == b"[]" else "it is no list"
+    )
+    if problem is not None:
+        raise ValueError(problem)
+    receipt: dict[str, Any] = canonical_value(line)[0]["receipt"]
+    return receipt, answer
+
+
 kept_sum = shaped(
     {
         "index": index, "function": text, "round": whole(), "query_hash": text, "survivors": listed(text, least=0),
         "missing": listed(text, least=0), "abandoned": truth, "seconds": finite,
-        "refusals": by_name(text), "lack": text, "transcript": text, "cohort": listed(text, least=0),
-        "signatures": by_name(text), "receipts": by_name(signed_receipt),
+        "refusals": by_name(text), "lack": text, "nonce": text, "transcript": text,
+        "cohort": listed(text, least=0), "members": listed(text, least=0), "signatures": by_name(text),
+        "receipts": by_name(receipt_chain),
     }
 )  # fmt: skip
 

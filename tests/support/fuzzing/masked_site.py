@@ -20,9 +20,8 @@ from fuzzing import mutations
 from fuzzing.aggregation import other_items, other_number
 from fuzzing.engine import Target
 from fuzzing.judge_aggregation import MAGIC, message_parts
-from fuzzing.judge_json import canonical_value
 from fuzzing.judge_json import message_parts as query_parts
-from fuzzing.judge_ledger import problem_of_receipt, signed_by
+from fuzzing.judge_ledger import receipt_of_answer, signed_by
 from fuzzing.mutations import BYTES
 from fuzzing.mutations_messages import MESSAGES
 from fuzzing.places import new_directory
@@ -271,11 +270,12 @@ def _problem_of_members(members: list[dict[str, Any]]) -> str | None:
 
 
 def _problem_of_upload(fields: dict[str, Any], content: bytes) -> str | None:
-    length = int.from_bytes(content[:4], "big")
-    line, answer = content[4 : 4 + length], content[4 + length :]
-    receipt = canonical_value(line)["receipt"]
-    if problem_of_receipt(line, _KEYS[_OWN].public) or receipt["index"] != fields["round"]:
-        return "there is no receipt"
+    try:
+        receipt, answer = receipt_of_answer(content, _KEYS[_OWN].public)
+    except ValueError as error:
+        return f"there is no receipt: {error}"
+    if receipt["index"] != fields["round"]:
+        return "the receipt is of another query"
     kind, upload = message_parts(answer)
     others = len(fields["members"]) - 1
     counts = [len(upload[name]) for name in ("shares", "pair_masks", "ciphertexts")]

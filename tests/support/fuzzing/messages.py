@@ -58,14 +58,18 @@ MESSAGE = Target(
 
 
 @functools.cache
-def _receipts() -> Sequence[SignedReceipt]:
-    """Of three sites."""
+def _chains() -> Sequence[tuple[SignedReceipt, ...]]:
+    """Of three sites, of one, two and three receipts."""
     found = []
-    for number in range(3):
-        receipt = Receipt(
-            previous="0" * 64, study=HASH, index=number, transcript="01" * 32, sequence=2**30 + number, head="23" * 32, answer="45" * 32
-        )  # fmt: skip
-        found.append(SignedReceipt.sign(receipt, SigningKey.from_seed(bytes([number]) * 32)))
+    for site in range(3):
+        key, chain = SigningKey.from_seed(bytes([site]) * 32), []
+        for number in range(site + 1):
+            receipt = Receipt(
+                study=HASH, index=number, transcript="01" * 32, sequence=2**30 + number, head=f"{number + 1:064x}",
+                previous=f"{number:064x}", answer="45" * 32,
+            )  # fmt: skip
+            chain.append(SignedReceipt.sign(receipt, key))
+        found.append(tuple(chain))
     return found
 
 
@@ -76,7 +80,7 @@ def _queries() -> Sequence[bytes]:
         parameters = model_of(each.study).initial(bytes(32)) if number < 5 else {}
         query = SumQuery(
             declaration=each, index=number, function="gradient", parameters=parameters, nonce=bytes(range(16)),
-            receipts=dict(zip((1, 2, 99_999)[: number % 4], _receipts(), strict=False)),
+            receipts=dict(zip((1, 2, 99_999)[: number % 4], _chains(), strict=False)),
         )  # fmt: skip
         found.append(query.to_bytes())
     return found
@@ -90,7 +94,10 @@ def _judge_query(data: bytes, query: SumQuery) -> str | None:
     }  # fmt: skip
     if not shaped(fields)(head):
         return "it is no query"
-    if {str(site): each.to_values() for site, each in query.receipts.items()} != head["receipts"]:
+    shown = {
+        str(site): [each.to_values() for each in chain] for site, chain in query.receipts.items()
+    }
+    if shown != head["receipts"] or len(shown) > 1000:
         return "receipts are lost"
     return (
         judge_message(data, (head, query.parameters))
@@ -213,7 +220,9 @@ def _kept_seeds() -> Sequence[bytes]:
             transcript="67" * 32,
             cohort=("site-1", "site-2", "site-3"),
             signatures={"site-1": "89" * 64},
-            receipts=dict(zip(("site-1", "site-3"), _receipts(), strict=False)),
+            nonce="00" * 16,
+            members=("0a" * 20, "0b" * 20),
+            receipts=dict(zip(("site-1", "site-3"), _chains(), strict=False)),
         ),
         _kept(total=None, survivors=(), lack="too few sites answered"),
     ]

@@ -17,8 +17,8 @@ from client.registration import register
 from client.tables import Records
 from fuzzing import mutations_messages
 from fuzzing.engine import Target
-from fuzzing.judge_json import canonical_value, message_parts
-from fuzzing.judge_ledger import hexadecimal, index, problem_of_receipt, receipts_by_site, shaped
+from fuzzing.judge_json import message_parts
+from fuzzing.judge_ledger import hexadecimal, index, receipt_of_answer, receipts_by_site, shaped
 from fuzzing.mutations_messages import MESSAGES
 from fuzzing.places import new_directory
 from fuzzing.studies import declarations
@@ -139,12 +139,10 @@ def _judge(data: bytes, exchange: Exchange) -> str | None:
         return "it asks what the site has not approved"
     if (exchange.charged, exchange.answered) != (1, 1):
         return f"{exchange.charged} charges and {exchange.answered} answers are in the ledger"
-    length = int.from_bytes(exchange.answer[:4], "big")
-    line, answer = exchange.answer[4 : 4 + length], exchange.answer[4 + length :]
-    problem = problem_of_receipt(line, _KEY.public)
-    if problem is not None:
-        return f"the receipt: {problem}"
-    receipt = canonical_value(line)["receipt"]
+    try:
+        receipt, answer = receipt_of_answer(exchange.answer, _KEY.public)
+    except ValueError as error:
+        return f"the receipt: {error}"
     if (receipt["study"], receipt["index"]) != (_STUDY.hash, head["index"]) or receipt[
         "answer"
     ] != hashlib.sha256(answer).hexdigest():
