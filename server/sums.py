@@ -6,7 +6,7 @@ masked   keys, once a session --> masked answers --> what unmasks their sum     
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,19 +69,30 @@ class Receipts:
         self._numbers = {name: number for number, name in names.items()}
         self._identities = () if roster is None else roster.identities
         self._chains: dict[int, list[tuple[int, SignedReceipt]]] = {}
+        self._all = False
 
     def for_query(self, index: int) -> dict[int, tuple[SignedReceipt, ...]]:
         """By number on the roster: as far back as the sites need that may still be there.
 
-        Whoever has answered query i has seen what had come in with the queries before i.
+        Whoever has answered query i has seen what had come in with the queries before i. One that was away for longer
+        than `MOST_RECEIPTS` queries may refuse (its answers may have been lost, too), and is shown all in the next.
         """
-        answered = [chain[-1][1].receipt.index for chain in self._chains.values()]
-        oldest = min((each for each in answered if each >= index - MOST_RECEIPTS), default=index)
+        answered = [
+            self._chains[number][-1][1].receipt.index if number in self._chains else -1
+            for number in self._numbers.values()
+        ]
+        lately = [each for each in answered if each >= index - MOST_RECEIPTS]
+        oldest = -1 if self._all else min(lately, default=index)
+        self._all = False
         needed = {}
         for number, chain in sorted(self._chains.items()):
             since = [signed for came, signed in chain if came >= oldest] or [chain[-1][1]]
             needed[number] = tuple(since[-MOST_RECEIPTS:])
         return needed
+
+    def heard(self, problems: Iterable[str | None]) -> None:
+        """A site that misses a receipt is shown all of them in the next query."""
+        self._all = self._all or Refusal.LEDGER_BEHIND.explanation in problems
 
     def keep(self, name: str, receipts: Sequence[SignedReceipt], *, index: int) -> None:
         """Remember those that came in with a query and are later than the known ones."""
@@ -155,6 +166,7 @@ class PlainSums:
                 receipts[site] = received.chain
             except ProtocolError as error:
                 problems[site] = error.message
+        self._receipts.heard(problems.values())
         for site, chain in receipts.items():
             self._receipts.keep(site, chain, index=query.index)
         least = self._guarantee.tolerance.survivors
@@ -253,6 +265,7 @@ class MaskedSums:
                 problems[name] = error.message
             if reply.refusal == Refusal.NO_SESSION:
                 self._lost.add(self._numbers[name])
+        self._receipts.heard(problems.values())
         for name, chain in receipts.items():
             self._receipts.keep(name, chain, index=query.index)
         return receipts

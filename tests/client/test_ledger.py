@@ -27,7 +27,7 @@ from ledgers import (
 from client.ledger import KEPT_ANSWERS, Ledger, create_ledger, read_ledger
 from client.registration import register
 from privacy.errors import BudgetError, LedgerError, UserError
-from study.ledger_entries import DataSet, DeclaredSum, Entry, Namespace
+from study.ledger_entries import Charged, DataSet, DeclaredSum, Entry, Namespace
 from study.ledger_state import replay
 
 # Made once
@@ -346,3 +346,21 @@ def test_one_row_twice_is_no_new_row():
     ledger = ledger_of(cap=cap_of(), identities=[b"row 1"] * 3)
     ledger.approve(approved(), [b"part 1"] * 5)
     assert ledger.is_open(approved().study)
+
+
+def test_a_charge_has_a_salt_that_nobody_can_guess(tmp_path):
+    """Else its hash, which a receipt shows, would tell whether a guess of the entries before it is right."""
+    salts = []
+    for name in ("one", "two"):
+        ledger = ledger_of(name, path=tmp_path / name / "ledger.sqlite")
+        ledger.approve(approved(count=3), [])
+        for index in range(3):
+            ledger.charge(STUDY, index, FUNCTION, query(index))
+        bodies = [
+            Entry.from_bytes(each.content).body
+            for each in read_ledger(tmp_path / name / "ledger.sqlite")
+        ]
+        salts += [each.salt for each in bodies if isinstance(each, Charged)]
+        ledger.close()
+    assert len(set(salts)) == 6
+    assert all(len(set(each)) > 4 for each in salts)

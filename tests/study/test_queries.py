@@ -10,7 +10,7 @@ from ledgers import key_of
 from privacy.errors import ProtocolError
 from study.codec import decode, encode
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
-from study.receipts import Receipt, SignedReceipt
+from study.receipts import MOST_RECEIPTS, Receipt, SignedReceipt
 
 NONCE = bytes(range(NONCE_BYTES))
 HASH = query_hash(b"a query")
@@ -311,3 +311,10 @@ def test_refusals_have_fixed_codes_and_say_nothing_of_data():
     }
     assert {int(each): each.name for each in Refusal} == codes
     assert len({each.explanation for each in Refusal}) == len(Refusal)
+
+
+def test_receipts_are_chains(query):
+    one, other = RECEIPTS[1], RECEIPTS[2]
+    for chain in ((), (one, one), (one, other), (one,) * (MOST_RECEIPTS + 1)):
+        with pytest.raises(ProtocolError, match="receipts"):
+            SumQuery.from_bytes(query(receipts={1: chain}).to_bytes())
