@@ -35,12 +35,14 @@ test: lint  ## Everything CI runs
 bench: $(VENV)/test  ## Measure gradients, noise, secure aggregation, accuracy and accounting, and write docs/benchmarks/
 	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
 	$(BIN)/python benchmarks/noise.py --out docs/benchmarks/noise.md
+	$(BIN)/python benchmarks/masks.py --out docs/benchmarks/masks.md
 	$(BIN)/python benchmarks/secure_aggregation.py --out docs/benchmarks/secure_aggregation.md
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/accounting.py
 
-soak: $(VENV)/test  ## Kill sites and simulations, cut their power, and write docs/benchmarks/soak.md: ten minutes
+soak: $(VENV)/test  ## Kill sites and simulations, cut their power, cheat in 30,000 ways: fifteen minutes
 	$(BIN)/python benchmarks/soak.py --out docs/benchmarks/soak.md
+	PYTHONPATH=tests/support $(BIN)/python -m learnable_sums --strategies 30000
 
 fuzz: $(VENV)/test  ## Feed 100,000 mutated inputs to every reader, and write docs/benchmarks/fuzz.md: two minutes
 	PYTHONPATH=tests/support $(BIN)/python -m fuzzing --cases 100000 --out docs/benchmarks/fuzz.md

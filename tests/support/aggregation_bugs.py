@@ -38,8 +38,8 @@ BUGS = [
     bug(
         "the coordinator takes a key that stands twice",
         "coordinator.py",
-        "        == len({each.public for each in members})\n",
-        "        == len({each.epoch for each in members})\n",
+        "    keys_seen = Counter(each.public for each in announced)\n",
+        "    keys_seen = Counter(each.epoch for each in announced)\n    keys_seen.update({each.public: 1 for each in announced})\n",
         "coordinator.py::test_members_are_told_in_order_and_checked",
     ),
     bug(
@@ -196,8 +196,8 @@ BUGS = [
     bug(
         "a round is answered twice",
         "site.py",
-        "        request.round >= state.next_round,\n",
-        "        request.round >= 0,\n",
+        '        f"a round from {state.next_round}, as earlier ones are over",\n    )\n',
+        '        f"a round from {state.next_round}, as earlier ones are over",\n    ) if request.round > 0 else None\n',
         "replays.py::TestReplays::test_the_same_round_with_another_model_is_refused_in_every_phase",
     ),
     bug(
