@@ -179,7 +179,7 @@ def test_an_honest_coordinator_shows_every_member_enough_however_often_it_is_awa
     ledgers = {number: ledger_of(name, cap=cap_of(40.0)) for number, name in ROSTER.names.items()}
     for each in ledgers.values():
         each.approve(approved_masked(count=200), [])
-    receipts, last, refused = Receipts(ROSTER), dict.fromkeys(ledgers, -1), set()
+    receipts, heard, refused = Receipts(ROSTER), dict.fromkeys(ledgers, -1), {}
     for index, there in enumerate([*before, *[{1, 2}] * gap, *after]):
         shown = receipts.for_query(index)
         came = {}
@@ -188,18 +188,17 @@ def test_an_honest_coordinator_shows_every_member_enough_however_often_it_is_awa
             try:
                 found = checked_receipts(shown, study=STUDY, roster=ROSTER, own=number, ledger=site)
             except RolledBackError:
-                assert index - last[number] > MOST_RECEIPTS
-                assert number not in refused
-                refused.add(number)
+                assert index - heard[number] > MOST_RECEIPTS
+                assert refused.get(number) != index - 1
+                refused[number] = index
                 receipts.heard([Refusal.LEDGER_BEHIND.explanation])
                 continue
-            refused.discard(number)
-            last[number] = index
             site.charge(STUDY, index, "gradient", head("query", index), witnessed=found)
             site.store(STUDY, index, b"answer")
             known = [each.receipt.head for each in shown.get(number, ())]
             if (index + number) % 3:  # else its reply is lost
                 came[ROSTER.names[number]] = site.receipts(STUDY, index, known=known)
+                heard[number] = index
         for name, each in came.items():
             receipts.require_onward(name, each)
             receipts.keep(name, each, index=index)
