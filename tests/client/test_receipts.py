@@ -152,7 +152,7 @@ class TestOthers:
         with alarm("north"):
             seen.checked({1: north.chain(3)})
 
-    def test_a_fork_is_refused_though_it_is_as_long_or_longer(self, seen, north, tmp_path):
+    def test_a_fork_is_refused_though_it_is_as_long_or_longer(self, seen):
         twin = Party("north")
         for index in (0, 2, 3, 4, 5):
             twin.asked(index)
