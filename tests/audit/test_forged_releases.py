@@ -78,7 +78,8 @@ class Forgery:
         ask, model = next(plan), None
         for index, query in enumerate(self.queries):
             query |= {"index": index, "function": ask.function, "round": ask.round}
-            self._name(query, ask, receipts.for_query())
+            self._name(query, ask, receipts.for_query(index))
+            receipts.heard(query["refusals"].values())
             for name, values in query["receipts"].items():
                 receipts.keep(name, chain_from_values(values), index=index)
             if not query["abandoned"]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from audit.release import ReleaseError, verify_release
@@ -109,9 +108,7 @@ def test_another_model_does_not_follow_from_the_sums(release):
     model = load_file(release / "model.safetensors")
     name = next(name for name in model if not name.startswith("scaling"))
     model[name] = np.asarray(model[name] + 1e-3, model[name].dtype)
-    with safe_open(release / "model.safetensors", "np") as file:
-        metadata = file.metadata()
-    save_file(model, release / "model.safetensors", metadata=metadata)
+    save_file(model, release / "model.safetensors")
     rewrite(release, lambda _manifest: None)
     with pytest.raises(ReleaseError, match="does not follow from the sums"):
         verify_release(release)
@@ -122,7 +119,7 @@ def test_another_sum_gives_another_model(release):
     sums["000003"][0] += 10**6
     save_file(sums, release / "sums.safetensors")
     rewrite(release, lambda _manifest: None)
-    with pytest.raises(ReleaseError, match="Query 4: Expected the query at the model that follows"):
+    with pytest.raises(ReleaseError, match="does not follow from the sums"):
         verify_release(release)
 
 
@@ -222,10 +219,10 @@ def test_a_ledger_that_went_back_is_found_in_the_receipts(release):
         first, last = (
             manifest["queries"][each["index"]]["receipts"] for each in (queries[0], queries[-1])
         )
-        early = SignedReceipt.from_values(first["site-1"][-1]).receipt
-        late = SignedReceipt.from_values(last["site-1"][-1]).receipt
-        again = replace(late, sequence=early.sequence, head=early.head, previous=early.previous)
-        last["site-1"] = [SignedReceipt.sign(again, key).to_values()]
+        early = SignedReceipt.from_values(first["site-1"]).receipt
+        late = SignedReceipt.from_values(last["site-1"]).receipt
+        again = replace(late, sequence=early.sequence, head=early.head)
+        last["site-1"] = SignedReceipt.sign(again, key).to_values()
 
     rewrite(release, go_back)
     with pytest.raises(ReleaseError, match="Expected the ledger of site-1 to go on"):

@@ -1,4 +1,4 @@
-"""Receipts that come with a query: a ledger that went back is found out by its site or by the others, and nobody else is.
+"""Ledgers that are put back between queries and between studies are found out, and no ledger that goes on is.
 
 Every ledger here is a real one, and is put back by putting its file back.
 """
@@ -17,6 +17,7 @@ from client.receipts import RolledBackError, checked_receipts
 from privacy.errors import ProtocolError
 from server.sums import Receipts
 from study.ledger_entries import FIRST
+from study.queries import Refusal
 from study.receipts import MOST_RECEIPTS, SignedReceipt, chain_from_values
 
 NAMES = ("north", "south", "west")
@@ -360,7 +361,7 @@ class TestChains:
         sites, receipts = {name: Party(name) for name in NAMES}, Receipts(ROSTER)
         gone = dict.fromkeys(NAMES, 0)
         for index in range(data.draw(st.integers(1, 45))):
-            shown = receipts.for_query()
+            shown = receipts.for_query(index)
             for name, site in sites.items():
                 fates = ["away", "away", "reply lost"] if gone[name] < MOST_RECEIPTS // 2 else []
                 fate = data.draw(st.sampled_from(["there", *fates]))
@@ -375,7 +376,7 @@ class TestChains:
     @pytest.mark.parametrize("queries", [MOST_RECEIPTS - 1, MOST_RECEIPTS, MOST_RECEIPTS + 8])
     @pytest.mark.parametrize("heard", [True, False])
     def test_who_was_away_for_long_comes_back(self, north, south, queries, heard):
-        """Whether its last answer has come in before or was lost."""
+        """Whether its last answer has come in before or was lost; at once, or with the query after its alarm."""
         receipts = Receipts(ROSTER)
         for site in (north, south):
             site.asked(0)
@@ -383,10 +384,15 @@ class TestChains:
         if heard:
             south.send(receipts, 0, {})
         for index in range(1, queries):
-            shown = receipts.for_query()
+            shown = receipts.for_query(index)
             north.asked(index, shown)
             north.send(receipts, index, shown)
-        shown = receipts.for_query()
-        south.asked(queries, shown)
-        south.send(receipts, queries, shown)
-        north.asked(queries + 1, receipts.for_query())
+        try:
+            south.checked(receipts.for_query(queries))
+        except RolledBackError:  # it is shown no more than whoever was there needs
+            assert queries > MOST_RECEIPTS
+            receipts.heard([Refusal.LEDGER_BEHIND.explanation])
+        shown = receipts.for_query(queries + 1)
+        south.asked(queries + 1, shown)
+        south.send(receipts, queries + 1, shown)
+        north.asked(queries + 2, receipts.for_query(queries + 2))
