@@ -38,8 +38,8 @@ BUGS = [
     bug(
         "the coordinator takes a key that stands twice",
         "coordinator.py",
-        "        (each for each in announced if keys_seen[each.public] == 1), key=lambda each: each.site\n",
-        "        (each for each in announced if keys_seen[each.public]), key=lambda each: each.site\n",
+        "        == len({each.public for each in members})\n",
+        "        == len({each.epoch for each in members})\n",
         "coordinator.py::test_members_are_told_in_order_and_checked",
     ),
     bug(
