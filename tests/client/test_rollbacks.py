@@ -387,12 +387,13 @@ class TestChains:
             shown = receipts.for_query(index)
             north.asked(index, shown)
             north.send(receipts, index, shown)
+        index, shown = queries, receipts.for_query(queries)
         try:
-            south.checked(receipts.for_query(queries))
-        except RolledBackError:  # it is shown no more than whoever was there needs
-            assert queries > MOST_RECEIPTS
+            south.checked(shown)
+        except RolledBackError:  # it was shown no more than those need that are not away
+            assert queries >= MOST_RECEIPTS
             receipts.heard([Refusal.LEDGER_BEHIND.explanation])
-        shown = receipts.for_query(queries + 1)
-        south.asked(queries + 1, shown)
-        south.send(receipts, queries + 1, shown)
-        north.asked(queries + 2, receipts.for_query(queries + 2))
+            index, shown = queries + 1, receipts.for_query(queries + 1)
+        south.asked(index, shown)
+        south.send(receipts, index, shown)
+        north.asked(index + 1, receipts.for_query(index + 1))
