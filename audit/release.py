@@ -33,13 +33,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from gradients import Parameters
-from privacy.errors import DiscreetError, PrivacyError, ProtocolError, UserError
+from privacy.errors import (
+    DiscreetError,
+    PrivacyError,
+    ProtocolError,
+    RoundAbandonedError,
+    UserError,
+)
 from privacy.private_sum import released_sum
 from privacy.secure_aggregation.messages import RoundRequest, SetupKey, SurvivorsRequest
 from privacy.secure_aggregation.site import setup_key_of, transcript_of
 from privacy.signing import verify
 from server.card import render_card
-from server.release import privacy_of, receipt_lines, released_model
+from server.release import few_parameters, privacy_of, receipt_lines, released_model
+from server.rounds import spares_of
 from server.sums import Receipts
 from study.aggregation import federation_of
 from study.codec import Arrays
@@ -101,6 +108,7 @@ def verify_release(directory: Path, *, fingerprint: str | None = None) -> Releas
             load((directory / "sums.safetensors").read_bytes()),
         )
         model = check.run(manifest["queries"])
+        _check_course(directory, manifest["queries"], model)
         _check_receipt_files(directory, manifest["queries"])
         return ReleaseVerdict(
             study=guarantee.declaration.hash, sums=check.sums, receipts=check.receipts_seen,
@@ -127,6 +135,7 @@ class _Replay:
         )
         self._receipts = Receipts(roster)
         self._asked: Counter[str] = Counter()
+        self._abandoned: Counter[str] = Counter()
         self.sums = self.receipts_seen = self.signatures_seen = 0
 
     def run(self, queries: list[dict[str, Any]]) -> Parameters:
@@ -140,17 +149,25 @@ class _Replay:
                 self._check(query, number, ask)
             except ProtocolError as error:
                 raise ReleaseError(f"Query {number}: {error.message}") from error
-            if not query["abandoned"]:
-                self.sums += 1
-                try:
-                    ask = plan.send(self._received(ask, query))
-                except StopIteration as end:
-                    model = end.value
+            if query["abandoned"] and self._asked_again(ask.function):
+                continue
+            try:
+                ask = plan.send(None if query["abandoned"] else self._received(ask, query))
+            except RoundAbandonedError as error:
+                raise ReleaseError(f"Query {number}: {error.message}") from error
+            except StopIteration as end:
+                model = end.value
         if model is None:
             raise ReleaseError("Expected sums up to the end of training, found fewer")
         if len(self._totals) != self.sums:
             raise ReleaseError(f"Expected {self.sums} sums, found {len(self._totals)}")
         return dict(model)
+
+    def _asked_again(self, function: str) -> bool:
+        """Has a query that was abandoned another one in its place? If not, the plan goes on without its sum."""
+        self._abandoned[function] += 1
+        stage, spares = self._guarantee.stage(function), spares_of(self._guarantee, function)
+        return self._abandoned[function] <= spares and self._asked[function] < stage.count
 
     def _check(self, query: Mapping[str, Any], number: int, ask: Ask) -> None:
         if (query["index"], query["function"], query["round"]) != (number, ask.function, ask.round):
@@ -247,6 +264,7 @@ class _Replay:
             self.signatures_seen += 1
 
     def _received(self, ask: Ask, query: Mapping[str, Any]) -> Received:
+        self.sums += 1
         total = self._totals.get(f"{query['index']:06d}")
         dimension = self._guarantee.stage(ask.function).dimension
         if total is None or total.shape != (dimension,):
@@ -351,7 +369,8 @@ def _check_figures(directory: Path, guarantee: Guarantee) -> None:
         "study_hash": guarantee.declaration.hash, "trust": guarantee.study.privacy.trust, "masked": guarantee.masked,
         "epsilon": guarantee.epsilon, "epsilon_against_server": guarantee.epsilon_against_server,
         "delta": guarantee.delta, "noise_multiplier": guarantee.declaration.noise_multiplier,
-        "sites": guarantee.declaration.sites,
+        "sites": guarantee.declaration.sites, "study": guarantee.study.name, "purpose": guarantee.study.purpose,
+        "rounds_declared": guarantee.study.training.rounds, "model": guarantee.study.model.kind,
     }  # fmt: skip
     for name, value in figures.items():
         if summary[name] != value:
@@ -363,6 +382,33 @@ def _check_figures(directory: Path, guarantee: Guarantee) -> None:
         raise ReleaseError(
             "card.md: expected the card that follows from summary.json and privacy.json, found another"
         )
+
+
+def _check_course(directory: Path, queries: list[dict[str, Any]], model: Parameters) -> None:
+    """What the summary says of the run: its rounds, and the numbers of a small model."""
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    few, said = few_parameters(model), summary["parameters"]
+    alike = (
+        few.keys() == said.keys() and all(map(_alike, said.values(), few.values()))
+        if few and said
+        else few == said
+    )
+    course = {
+        "rounds": summary["rounds"] == sum(not each["abandoned"] and each["round"] > 0 for each in queries),
+        "rounds_abandoned": summary["rounds_abandoned"] == sum(each["abandoned"] for each in queries),
+        "parameters": alike,
+    }  # fmt: skip
+    for name, follows in course.items():
+        if not follows:
+            raise ReleaseError(
+                f"summary.json: expected {name} as it follows from the sums, found another"
+            )
+
+
+def _alike(said: Any, follows: Any) -> bool:
+    return np.shape(said) == np.shape(follows) and np.allclose(
+        said, follows, rtol=_TOLERANCE, atol=_TOLERANCE
+    )
 
 
 def _check_receipt_files(directory: Path, queries: list[dict[str, Any]]) -> None:
@@ -395,8 +441,9 @@ def _check_model(directory: Path, guarantee: Guarantee, replayed: Parameters) ->
         found = released[name]
         if found.shape != np.shape(value) or found.dtype != np.asarray(value).dtype:
             raise ReleaseError(f"Expected {name} in the model, found it of another shape or type")
-        difference = np.abs(found - value)
-        deviation = max(deviation, float(np.nanmax(difference, initial=0.0)))
+        with np.errstate(invalid="ignore"):  # what has left all bounds has no difference
+            difference = np.abs(found - value)
+        deviation = max(deviation, float(np.fmax.reduce(difference, axis=None, initial=0.0)))
         if not np.allclose(found, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
             raise ReleaseError(
                 f"The model does not follow from the sums: {name} is off by {deviation:.3g}"

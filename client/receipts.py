@@ -61,7 +61,9 @@ def checked_receipts(
                 raise _rolled_back(roster.names[site])
             highest = max((each.number for each in known.values()), default=-1)
             found[public] = (
-                Witnessed(chain[-1].receipt.sequence, chain[-1]) if chain else Witnessed(highest)
+                Witnessed(chain[-1].receipt.sequence, chain[-1])
+                if chain
+                else known.get(study, Witnessed(highest))  # of when this one began
             )
     return found
 

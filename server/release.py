@@ -33,7 +33,8 @@ from study.receipts import SignedReceipt
 from study.roster import SignedRoster
 
 __all__ = [
-    "Release", "is_release", "privacy_of", "receipt_lines", "released_model", "summary_of", "write_release",
+    "Release", "few_parameters", "is_release", "privacy_of", "receipt_lines", "released_model", "summary_of",
+    "write_release",
 ]  # fmt: skip
 
 _FEW_PARAMETERS = 1000
@@ -130,12 +131,12 @@ def summary_of(release: Release, guarantee: Guarantee) -> dict[str, Any]:
         "refusals": outcome.refusals,
         "seconds": round(release.seconds, 3), "model": study.model.kind,
         "simulation": release.simulation is not None, **(release.simulation or {}),
-        "parameters": _few(outcome.parameters),
+        "parameters": few_parameters(outcome.parameters),
     }  # fmt: skip
     return summary
 
 
-def _few(parameters: Parameters) -> dict[str, Any] | None:
+def few_parameters(parameters: Parameters) -> dict[str, Any] | None:
     """A small model's numbers; None for a large one, or one that has left all bounds."""
     size = sum(np.size(value) for value in parameters.values())
     if size > _FEW_PARAMETERS or not all(np.isfinite(value).all() for value in parameters.values()):

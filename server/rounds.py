@@ -34,7 +34,7 @@ from study.plans import Ask, Received, start_plan, training_loss
 from study.queries import NONCE_BYTES, SumQuery, query_hash
 from study.roster import Roster
 
-__all__ = ["Job", "Outcome", "run_study"]
+__all__ = ["Job", "Outcome", "run_study", "spares_of"]
 
 Entropy = Callable[..., bytes]
 
@@ -94,6 +94,11 @@ class Outcome:
             for name, reason in kept.refusals.items():
                 counts.setdefault(name, Counter())[reason] += 1
         return {name: dict(reasons) for name, reasons in counts.items()}
+
+
+def spares_of(guarantee: Guarantee, function: str) -> int:
+    """How many queries of a function may be abandoned and asked again: without moments a study goes on, unscaled."""
+    return guarantee.study.training.spare_rounds if function != "moments" else 0
 
 
 def run_study(grid: Grid, job: Job) -> Outcome:
@@ -180,7 +185,7 @@ class _Run:
 
     def _spares_left(self, function: str) -> bool:
         """May one more query of this function be abandoned, or asked again? Each that was has taken a spare."""
-        spares = self._guarantee.study.training.spare_rounds if function != "moments" else 0
+        spares = spares_of(self._guarantee, function)
         abandoned = sum(kept.total is None for kept in self._sums if kept.function == function)
         return abandoned <= spares
 

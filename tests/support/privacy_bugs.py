@@ -399,6 +399,66 @@ BUGS = [
         "tests/simulations/test_run.py::test_a_study_that_stops_early_costs_what_it_declared",
     ),
     Bug(
+        "a summary of another run",
+        "audit/release.py",
+        '        _check_course(directory, manifest["queries"], model)\n',
+        "",
+        "tests/audit/test_forged_releases.py::TestFigures::test_other_figures_of_the_summary",
+    ),
+    Bug(
+        "the members of a session are not those that were asked",
+        "audit/release.py",
+        '        if query["transcript"] != transcript:\n',
+        '        if query["query_hash"] == transcript:\n',
+        "tests/audit/test_forged_releases.py::TestWhoTookPart::test_and_with_a_session_of_theirs",
+    ),
+    Bug(
+        "receipts of whatever was asked",
+        "audit/release.py",
+        "            if (receipt.study, receipt.index, receipt.transcript) != asked:\n",
+        "            if (receipt.study, receipt.index) != asked[:2]:\n",
+        "tests/audit/test_forged_releases.py::TestSums::test_all_of_them_replaced_and_the_model_replayed",
+    ),
+    Bug(
+        "two studies at once raise an alarm",
+        "client/receipts.py",
+        "                else known.get(study, Witnessed(highest))",
+        "                else Witnessed(highest)",
+        "tests/client/test_rollbacks.py::TestBetweenStudies"
+        "::test_what_another_study_shows_later_does_not_count_against_a_first_receipt",
+    ),
+    Bug(
+        "a first receipt in a study of any entry",
+        "client/receipts.py",
+        "first.previous == FIRST and first.sequence > known.number",
+        "first.previous == FIRST",
+        "tests/client/test_rollbacks.py::TestBetweenStudies"
+        "::test_a_backup_restored_between_two_studies_is_found_out_in_the_second",
+    ),
+    Bug(
+        "a site goes on from receipts that its own ledger lacks",
+        "client/receipts.py",
+        "    if ledger.head_at(signed.receipt.sequence) != signed.receipt.head:\n",
+        "    if ledger.head_at(signed.receipt.sequence) is None:\n",
+        "tests/client/test_rollbacks.py::TestOwn::test_one_with_other_entries_in_its_place_is_refused",
+    ),
+    Bug(
+        "a receipt follows the latest charge, answered or not",
+        "study/ledger_state.py",
+        "        account.charged[body.function] += 1\n",
+        "        account.charged[body.function] += 1\n"
+        "        account.latest = (entry.sequence, entry.hash)\n",
+        "tests/client/test_rollbacks.py::TestChains::test_a_charge_that_waits_or_was_burnt_is_no_link",
+    ),
+    Bug(
+        "whoever was away takes any receipts",
+        "client/receipts.py",
+        "    if len(chain) == MOST_RECEIPTS and all(each.receipt.index > last for each in chain):\n",
+        "    if all(each.receipt.index > last for each in chain):\n",
+        "tests/client/test_rollbacks.py::TestAbsence"
+        "::test_who_missed_more_takes_a_full_message_and_no_shorter_one",
+    ),
+    Bug(
         "one direction of sampled losses",
         "privacy/loss_distributions.py",
         "    return PrivacyLossDistribution(removed, added)\n",
