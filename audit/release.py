@@ -182,7 +182,7 @@ class _Replay:
             raise ProtocolError(
                 "Expected the transcript of the query at the model that follows from the sums, found another"
             )
-        self._receipts.heard(query["refusals"].values())
+        self._receipts.heard(query["refusals"])
         if self._roster is not None:
             self._check_receipts(query, transcript, self._roster)
         if not query["abandoned"]:

@@ -226,7 +226,7 @@ class _Run:
                 f"Expected a checkpoint of this run, found another at sum {kept.index}",
                 hint="start anew, without --resume",
             )
-        self._receipts.heard(kept.refusals.values())
+        self._receipts.heard(kept.refusals)
         for name, chain in kept.receipts.items():
             self._receipts.keep(name, chain, index=kept.index)
         return kept

@@ -6,7 +6,7 @@ masked   keys, once a session --> masked answers --> what unmasks their sum     
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,34 +69,35 @@ class Receipts:
         self._numbers = {name: number for number, name in names.items()}
         self._identities = () if roster is None else roster.identities
         self._chains: dict[int, list[tuple[int, SignedReceipt]]] = {}
-        self._all = False
+        self._behind: set[str] = set()
 
     def for_query(self, index: int) -> dict[int, tuple[SignedReceipt, ...]]:
         """By number on the roster: as far back as the sites need that may still be there.
 
         Whoever has answered query i has seen what had come in with the queries before i. One that was away for longer
-        than `MOST_RECEIPTS` queries may refuse (its answers may have been lost, too), and is shown all in the next.
+        than `MOST_RECEIPTS` queries may refuse (its answers may have been lost, too): it is shown all until it answers.
         """
         answered = [
             self._chains[number][-1][1].receipt.index if number in self._chains else -1
             for number in self._numbers.values()
         ]
         lately = [each for each in answered if each >= index - MOST_RECEIPTS]
-        oldest = -1 if self._all else min(lately, default=index)
-        self._all = False
+        oldest = -1 if self._behind else min(lately, default=index)
         needed = {}
         for number, chain in sorted(self._chains.items()):
             since = [signed for came, signed in chain if came >= oldest] or [chain[-1][1]]
             needed[number] = tuple(since[-MOST_RECEIPTS:])
         return needed
 
-    def heard(self, problems: Iterable[str | None]) -> None:
-        """A site that misses a receipt is shown all of them in the next query."""
-        self._all = self._all or Refusal.LEDGER_BEHIND.explanation in problems
+    def heard(self, problems: Mapping[str, str]) -> None:
+        """Why sites did not answer, by name. One that misses a receipt is shown all of them until it answers."""
+        behind = Refusal.LEDGER_BEHIND.explanation
+        self._behind |= {name for name, problem in problems.items() if problem == behind}
 
     def keep(self, name: str, receipts: Sequence[SignedReceipt], *, index: int) -> None:
         """Remember those that came in with a query and are later than the known ones."""
         number = self._numbers.get(name)
+        self._behind.discard(name)
         if number is not None:
             chain = self._chains.get(number, [])
             latest = chain[-1][1].receipt.sequence if chain else -1
@@ -166,7 +167,7 @@ class PlainSums:
                 receipts[site] = received.chain
             except ProtocolError as error:
                 problems[site] = error.message
-        self._receipts.heard(problems.values())
+        self._receipts.heard(problems)
         for site, chain in receipts.items():
             self._receipts.keep(site, chain, index=query.index)
         least = self._guarantee.tolerance.survivors
@@ -265,7 +266,7 @@ class MaskedSums:
                 problems[name] = error.message
             if reply.refusal == Refusal.NO_SESSION:
                 self._lost.add(self._numbers[name])
-        self._receipts.heard(problems.values())
+        self._receipts.heard(problems)
         for name, chain in receipts.items():
             self._receipts.keep(name, chain, index=query.index)
         return receipts

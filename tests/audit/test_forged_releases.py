@@ -79,7 +79,7 @@ class Forgery:
         for index, query in enumerate(self.queries):
             query |= {"index": index, "function": ask.function, "round": ask.round}
             self._name(query, ask, receipts.for_query(index))
-            receipts.heard(query["refusals"].values())
+            receipts.heard(query["refusals"])
             for name, values in query["receipts"].items():
                 receipts.keep(name, chain_from_values(values), index=index)
             if not query["abandoned"]:

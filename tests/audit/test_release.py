@@ -15,7 +15,8 @@ from privacy.errors import UserError
 from privacy.keystream import derive_key
 from privacy.private_sum import released_sum
 from privacy.signing import SigningKey
-from server.release import released_model
+from server.card import render_card
+from server.release import few_parameters, released_model
 from simulations.run import Options, simulate
 from study.canonical import canonical_json
 from study.contract import Privacy, Sites
@@ -141,6 +142,14 @@ def replayed_over(release, totals):
             except StopIteration as end:
                 model = end.value
     resave(release, *released_model(guarantee, model))
+    summary, privacy = (
+        json.loads((release / f"{name}.json").read_text()) for name in ("summary", "privacy")
+    )
+    summary["parameters"] = few_parameters(model)
+    (release / "summary.json").write_text(json.dumps(summary))
+    card = render_card(study=guarantee.study, summary=summary, privacy=privacy)
+    (release / "card.md").write_text(card)
+    rewrite(release, lambda _manifest: None)
 
 
 def test_another_model_does_not_follow_from_the_sums(release):

@@ -179,7 +179,7 @@ def test_an_honest_coordinator_shows_every_member_enough_however_often_it_is_awa
     ledgers = {number: ledger_of(name, cap=cap_of(40.0)) for number, name in ROSTER.names.items()}
     for each in ledgers.values():
         each.approve(approved_masked(count=200), [])
-    receipts, heard, refused = Receipts(ROSTER), dict.fromkeys(ledgers, -1), {}
+    receipts, heard, refused = Receipts(ROSTER), dict.fromkeys(ledgers, -1), set()
     for index, there in enumerate([*before, *[{1, 2}] * gap, *after]):
         shown = receipts.for_query(index)
         came = {}
@@ -189,9 +189,9 @@ def test_an_honest_coordinator_shows_every_member_enough_however_often_it_is_awa
                 found = checked_receipts(shown, study=STUDY, roster=ROSTER, own=number, ledger=site)
             except RolledBackError:
                 assert index - heard[number] > MOST_RECEIPTS
-                assert refused.get(number) != index - 1
-                refused[number] = index
-                receipts.heard([Refusal.LEDGER_BEHIND.explanation])
+                assert number not in refused
+                refused.add(number)
+                receipts.heard({ROSTER.names[number]: Refusal.LEDGER_BEHIND.explanation})
                 continue
             site.charge(STUDY, index, "gradient", head("query", index), witnessed=found)
             site.store(STUDY, index, b"answer")
@@ -199,6 +199,7 @@ def test_an_honest_coordinator_shows_every_member_enough_however_often_it_is_awa
             if (index + number) % 3:  # else its reply is lost
                 came[ROSTER.names[number]] = site.receipts(STUDY, index, known=known)
                 heard[number] = index
+                refused.discard(number)
         for name, each in came.items():
             receipts.require_onward(name, each)
             receipts.keep(name, each, index=index)

@@ -392,7 +392,7 @@ class TestChains:
             south.checked(shown)
         except RolledBackError:  # it was shown no more than those need that are not away
             assert queries >= MOST_RECEIPTS
-            receipts.heard([Refusal.LEDGER_BEHIND.explanation])
+            receipts.heard({"south": Refusal.LEDGER_BEHIND.explanation})
             index, shown = queries + 1, receipts.for_query(queries + 1)
         south.asked(index, shown)
         south.send(receipts, index, shown)
