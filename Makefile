@@ -30,7 +30,7 @@ lint: $(VENV)/test  ## Style, types and the layers
 	$(BIN)/lint-imports
 
 test: lint  ## Everything CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: $(VENV)/test  ## Measure gradients, noise, secure aggregation, accuracy and accounting, and write docs/benchmarks/
 	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
