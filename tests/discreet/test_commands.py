@@ -161,7 +161,9 @@ def test_a_simulation_ends_with_its_figures_and_the_place_of_its_report(simulate
     epsilon = re.search(r"ε (\d\.\d\d) at δ = 1e-05", shown)[1]
     assert 0 <= float(epsilon) - summary["epsilon"] < 0.01  # a bound is rounded up
     assert "3 of 3" in shown
-    assert str(place / "out" / "report.html") in re.sub(r"\s", "", result.stderr)  # a table folds it
+    assert str(place / "out" / "report.html") in re.sub(
+        r"\s", "", result.stderr
+    )  # a table folds it
     assert {each.name for each in place.iterdir()} == {"study.toml", "data.csv", "out"}
     assert {each.name + "/" * each.is_dir() for each in (place / "out").iterdir()} == set(FILES)
 
