@@ -134,7 +134,8 @@ def _forge(draw: random.Random, data: bytes, pool: Sequence[bytes]) -> bytes:
     signers = draw.sample(_KEYS, draw.choice((0, 1, 2, 2, 3, 3, 4, 5)))
     signatures = {each.public.hex(): each.sign("roster", content).hex() for each in signers}
     if draw.random() < 0.2:
-        signatures |= dict(_pairs(value.get("signatures")))
+        old = dict(_pairs(value.get("signatures")))
+        signatures |= {key: each for key, each in old.items() if isinstance(each, str)}
     if draw.random() < 0.2 and signatures:
         signatures[draw.choice(sorted(signatures))] = draw.choice(["0" * 128, "0" * 127, 5])
     written = json.dumps(signatures, sort_keys=True, separators=(",", ":")).encode()
