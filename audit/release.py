@@ -42,7 +42,7 @@ from privacy.errors import (
 )
 from privacy.private_sum import released_sum
 from privacy.secure_aggregation.messages import RoundRequest, SetupKey, SurvivorsRequest
-from privacy.secure_aggregation.site import setup_key_of, transcript_of
+from privacy.secure_aggregation.site import Federation, setup_key_of, transcript_of
 from privacy.signing import verify
 from server.card import render_card
 from server.release import few_parameters, privacy_of, receipt_lines, released_model
@@ -127,12 +127,9 @@ class _Replay:
         sessions: Mapping[str, list[str]],
         totals: Arrays,
     ) -> None:
-        self._guarantee, self._roster, self._sessions, self._totals = (
-            guarantee,
-            roster,
-            sessions,
-            totals,
-        )
+        self._guarantee, self._roster = guarantee, roster
+        self._sessions, self._totals = sessions, totals
+        self._members: dict[str, tuple[SetupKey, ...]] = {}
         self._receipts = Receipts(roster)
         self._asked: Counter[str] = Counter()
         self._abandoned: Counter[str] = Counter()
@@ -203,9 +200,7 @@ class _Replay:
         if not self._guarantee.masked or self._roster is None or mechanism is None or not keys:
             return query_hash(payload)
         federation = federation_of(self._guarantee, self._roster)
-        members = tuple(SetupKey.from_bytes(bytes.fromhex(each)) for each in keys)
-        for each in members:
-            setup_key_of(federation, each, step="setup")
+        members = self._members_of(query["session"], federation)
         if query["cohort"] != [self._roster.names[each.site] for each in members]:
             raise ProtocolError(
                 "Expected the members of the session to have been asked, found others"
@@ -214,27 +209,29 @@ class _Replay:
         shape = {"bits": mechanism.bits, "dimension": mechanism.dimension}
         return transcript_of(federation, request, **shape).hex()
 
+    def _members_of(self, session: str, federation: Federation) -> tuple[SetupKey, ...]:
+        """The keys of a session, each signed by its site; many queries share one."""
+        if session not in self._members:
+            keys = (SetupKey.from_bytes(bytes.fromhex(each)) for each in self._sessions[session])
+            self._members[session] = tuple(
+                setup_key_of(federation, each, step="setup") for each in keys
+            )
+        return self._members[session]
+
     def _check_receipts(self, query: Mapping[str, Any], transcript: str, roster: Roster) -> None:
         """Has every survivor receipted its answer to this query, in a ledger that goes on?"""
-        keys = dict(zip(roster.names.values(), roster.identities, strict=True))
         survivors = query["survivors"]
         if set(query["receipts"]) != set(survivors) or not set(survivors) <= set(
             query["cohort"]
-        ) <= set(keys):
+        ) <= set(roster.numbers):
             raise ProtocolError(
                 "Expected survivors among those that were asked, and a receipt of each"
             )
         for name, values in query["receipts"].items():
             chain = chain_from_values(values)
-            for each in chain:
-                each.verify(keys[name])
-            receipt = chain[-1].receipt
-            asked = (self._guarantee.declaration.hash, query["index"], transcript)
-            if (receipt.study, receipt.index, receipt.transcript) != asked:
-                raise ProtocolError(
-                    f"Expected a receipt of {name} of this query, found one of another"
-                )
-            self._receipts.require_onward(name, chain)
+            self._receipts.check(
+                name, chain, study=self._guarantee.declaration.hash, index=query["index"], transcript=transcript
+            )  # fmt: skip
             self._receipts.keep(name, chain, index=query["index"])
             self.receipts_seen += len(chain)
 
@@ -248,10 +245,9 @@ class _Replay:
             )
         if roster is None or not guarantee.masked or set(survivors) == set(query["cohort"]):
             return
-        numbers = {name: number for number, name in roster.names.items()}
         agreed = SurvivorsRequest(
             transcript=bytes.fromhex(query["transcript"]),
-            survivors=tuple(sorted(numbers[name] for name in survivors)),
+            survivors=tuple(sorted(roster.numbers[name] for name in survivors)),
         )
         signatures = query["signatures"]
         if not set(signatures) <= set(survivors) or len(signatures) < guarantee.thresholds.quorum:
@@ -259,7 +255,7 @@ class _Replay:
                 f"Expected at least {guarantee.thresholds.quorum} survivors to have signed the set"
             )
         for name, signature in signatures.items():
-            public = roster.identities[numbers[name] - 1]
+            public = roster.identities[roster.numbers[name] - 1]
             verify(public, "survivors", agreed.signed, bytes.fromhex(signature))
             self.signatures_seen += 1
 

@@ -52,7 +52,7 @@ class Job:
         seconds: deadline of one trip.
         roster: of the sites; None where nothing is masked and nobody knows them by a key.
         on_round: told of every query as a line of `history.jsonl`.
-        on_message: told of every message, for a trace.
+        on_message: told of every message, for a trace; None: there is none.
         undisturbed: holds off an interruption while a query is under way: one that is charged and not finished is lost.
         evaluate: simulations alone: metrics of a candidate model on pooled rows, or None to skip a round.
     """
@@ -64,7 +64,7 @@ class Job:
     entropy: Entropy
     seconds: float = 600.0
     roster: Roster | None = None
-    on_message: Callable[[dict[str, Any]], None] = lambda _line: None
+    on_message: Callable[[dict[str, Any]], None] | None = None
     undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
     evaluate: Callable[[int, Parameters], dict[str, float | None] | None] = (
@@ -198,10 +198,11 @@ class _Run:
             nonce=self._job.entropy("query", declaration.hash, index)[:NONCE_BYTES],
             receipts=self._receipts.for_query(index),
         )  # fmt: skip
+        content = query.to_bytes()
         with self._job.undisturbed():
-            gathered = self._gatherer.gather(query)
+            gathered = self._gatherer.gather(query, content)
             kept = KeptSum(
-                index=index, function=ask.function, round=ask.round, query_hash=query_hash(query.to_bytes()),
+                index=index, function=ask.function, round=ask.round, query_hash=query_hash(content),
                 survivors=gathered.survivors, missing=self._missing(gathered), refusals=gathered.problems,
                 total=self._with_server_noise(ask.function, index, gathered.total), lack=gathered.lack,
                 seconds=time.monotonic() - began, nonce=query.nonce.hex(), transcript=gathered.transcript,

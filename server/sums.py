@@ -65,8 +65,7 @@ class Receipts:
     """Every site's latest receipts, as they go into the next query; a site whose ledger goes back is found out."""
 
     def __init__(self, roster: Roster | None) -> None:
-        names = {} if roster is None else roster.names
-        self._numbers = {name: number for number, name in names.items()}
+        self._numbers = {} if roster is None else roster.numbers
         self._identities = () if roster is None else roster.identities
         self._chains: dict[int, list[tuple[int, SignedReceipt]]] = {}
         self._behind: set[str] = set()
@@ -105,25 +104,33 @@ class Receipts:
             if new:
                 self._chains[number] = [*chain, *new][-MOST_RECEIPTS:]
 
-    def checked(
+    def answer(
         self, name: str, content: bytes, query: SumQuery, transcript: str
     ) -> ReceiptedAnswer:
-        """The answer, if its receipt is of it, of this query, signed by that site, and after the ones before.
+        """The answer in a site's message, if its receipts hold. Raises ProtocolError if not."""
+        received = ReceiptedAnswer.from_bytes(content)
+        self.check(
+            name, received.chain, study=query.declaration.hash, index=query.index, transcript=transcript
+        )  # fmt: skip
+        return received
+
+    def check(
+        self, name: str, chain: Sequence[SignedReceipt], *, study: str, index: int, transcript: str
+    ) -> None:
+        """Is the last of these a receipt of this very query, are all signed by that site, and after the known ones?
 
         Raises:
-            ProtocolError: it is not.
+            ProtocolError: they are not.
         """
-        received = ReceiptedAnswer.from_bytes(content)
-        receipt = received.signed.receipt
-        asked = (receipt.study, receipt.index, receipt.transcript)
-        if asked != (query.declaration.hash, query.index, transcript):
-            raise ProtocolError("Expected a receipt of this query, found one of another")
+        receipt = chain[-1].receipt
+        asked = (study, index, transcript)
+        if (receipt.study, receipt.index, receipt.transcript) != asked:
+            raise ProtocolError(f"Expected a receipt of {name} of this query, found one of another")
         number = self._numbers.get(name)
         if number is not None:
-            for each in received.chain:
+            for each in chain:
                 each.verify(self._identities[number - 1])
-            self.require_onward(name, received.chain)
-        return received
+            self.require_onward(name, chain)
 
     def require_onward(self, name: str, chain: Sequence[SignedReceipt]) -> None:
         """Raise ProtocolError unless these go on from the latest that is known of this site."""
@@ -151,9 +158,8 @@ class PlainSums:
     def __init__(self, guarantee: Guarantee, trips: Trips, receipts: Receipts) -> None:
         self._guarantee, self._trips, self._receipts = guarantee, trips, receipts
 
-    def gather(self, query: SumQuery) -> Gathered:
-        """One query to every site, and the sum of what came back in time."""
-        content = query.to_bytes()
+    def gather(self, query: SumQuery, content: bytes) -> Gathered:
+        """One query, whose bytes these are, to every site, and the sum of what came back in time."""
         name = query_hash(content)
         replies = self._trips.ask(
             dict.fromkeys(self._trips.names, content), index=query.index, trip="answers"
@@ -162,7 +168,7 @@ class PlainSums:
         problems, receipts = {}, {}
         for site, reply in replies.items():
             try:
-                received = self._receipts.checked(site, _content(reply), query, name)
+                received = self._receipts.answer(site, _content(reply), query, name)
                 answers[site] = self._checked(received.answer, name, query.function)
                 receipts[site] = received.chain
             except ProtocolError as error:
@@ -204,24 +210,19 @@ class MaskedSums:
     def __init__(
         self, guarantee: Guarantee, roster: Roster, trips: Trips, receipts: Receipts, *, nonce: Callable[[int], bytes]
     ) -> None:  # fmt: skip
-        self._guarantee, self._trips, self._receipts, self._nonce = (
-            guarantee,
-            trips,
-            receipts,
-            nonce,
-        )
+        self._guarantee, self._trips = guarantee, trips
+        self._receipts, self._nonce = receipts, nonce
         self._federation: Federation = federation_of(guarantee, roster)
         self._names = roster.names
-        self._numbers = {name: number for number, name in self._names.items()}
+        self._numbers = roster.numbers
         self._members: tuple[SetupKey, ...] = ()
         self._lost: set[int] = set()
-        self._outside: dict[
-            str, str
-        ] = {}  # why a site has sent no key when it was last asked for one
+        # Why a site has sent no key when it was last asked for one, by name.
+        self._outside: dict[str, str] = {}
         self._next_setup, self._wait = 0, 1
 
-    def gather(self, query: SumQuery) -> Gathered:
-        """One masked sum: exact over everybody who has uploaded, or none."""
+    def gather(self, query: SumQuery, content: bytes) -> Gathered:
+        """One masked sum of a query whose bytes these are: exact over everybody who has uploaded, or none."""
         if self._wants_setup(query.index):
             self._outside = self._set_up(query.index)
         if not self._members:
@@ -229,7 +230,7 @@ class MaskedSums:
             lack = f"fewer than {least} sites have sent a key"
             return Gathered(
                 total=None, survivors=(), problems=self._outside, lack=lack, receipts={}, cohort=(),
-                transcript=query_hash(query.to_bytes()),
+                transcript=query_hash(content),
             )  # fmt: skip
         mechanism = self._guarantee.mechanism(query.function)
         if mechanism is None:
@@ -237,7 +238,7 @@ class MaskedSums:
         inside = {self._names[each.site] for each in self._members}
         problems = {name: why for name, why in self._outside.items() if name not in inside}
         current = CoordinatorRound(
-            self._federation, self._members, round=query.index, payload=query.to_bytes(), bits=mechanism.bits,
+            self._federation, self._members, round=query.index, payload=content, bits=mechanism.bits,
             dimension=mechanism.dimension,
         )  # fmt: skip
         receipts = self._uploads(current, query, problems)
@@ -257,7 +258,7 @@ class MaskedSums:
         receipts = {}
         for name, reply in replies.items():
             try:
-                received = self._receipts.checked(
+                received = self._receipts.answer(
                     name, _content(reply), query, current.transcript.hex()
                 )
                 current.uploaded(self._numbers[name], Upload.from_bytes(received.answer))
@@ -330,9 +331,8 @@ class MaskedSums:
                 problems[name] = error.message
         usable = len({each.site for each in self._members} - self._lost)
         if len(announced) > usable:
-            with suppress(
-                AggregationError, RoundAbandonedError
-            ):  # whoever sent no key is in `problems`
+            # Where they are too few, whoever sent no key is in `problems`.
+            with suppress(AggregationError, RoundAbandonedError):
                 self._members, self._lost = session_members(at, announced), set()
         self._wait = 1 if not problems else 2 * self._wait
         self._next_setup = index + self._wait

@@ -71,7 +71,7 @@ class Options:
         policy: a file of rules that every site obeys; None: their operators are willing to do whatever is asked.
         resume: go on from the checkpoint of an interrupted run with the same options, seed and rules.
         on_round: told of every query.
-        on_message: told of every message to a site and its reply.
+        on_message: told of every message to a site and its reply; None: there is no trace.
         on_start: told of the declaration, once everything is checked.
     """
 
@@ -85,7 +85,7 @@ class Options:
     policy: Path | None = None
     resume: bool = False
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
-    on_message: Callable[[dict[str, Any]], None] = lambda _line: None
+    on_message: Callable[[dict[str, Any]], None] | None = None
     on_start: Callable[[Declaration], None] = lambda _declaration: None
 
 

@@ -19,6 +19,7 @@ from study.settings import ImpossibleSettingError, check, fits, setting
 
 __all__ = [
     "FORMAT",
+    "MASKED",
     "Bounds",
     "Data",
     "Model",
@@ -28,6 +29,9 @@ __all__ = [
     "Training",
     "tolerance_hint",
 ]
+
+MASKED = ("aggregate", "server")
+"""Levels of trust at which sums are masked."""
 
 FORMAT = 1
 """The version of the file format; a study of another version is refused, never guessed at."""

@@ -15,7 +15,7 @@ from typing import Any
 from privacy.errors import ProtocolError, StudyError
 from privacy.signing import PROTOCOL
 from study.canonical import canonical_json, digest, parse_canonical
-from study.contract import Study, tolerance_hint
+from study.contract import MASKED, Study, tolerance_hint
 from study.parsing import study_from_values, study_to_values
 from study.settings import ImpossibleSettingError
 
@@ -69,7 +69,7 @@ class Declaration:
         if privacy.trust != "unsafe" and self.sites <= privacy.max_dropouts:
             raise StudyError(f"Expected more sites than max_dropouts, found {self.sites}")
         tolerated = privacy.max_colluding + 2 * privacy.max_dropouts
-        if privacy.trust in ("aggregate", "server") and self.sites <= tolerated:
+        if privacy.trust in MASKED and self.sites <= tolerated:
             raise StudyError(
                 f"Expected more than {tolerated} sites, found {self.sites}",
                 hint=tolerance_hint(privacy),

@@ -30,7 +30,7 @@ from privacy.keystream import repetition_distance
 from privacy.private_sum import WORDS, SumMechanism, design_sum
 from privacy.sampling import OVERFLOW, batch_capacity
 from privacy.secure_aggregation.thresholds import Thresholds
-from study.contract import Study
+from study.contract import MASKED, Study
 from study.declaration import Declaration
 from study.models import feature_names, model_of
 
@@ -200,7 +200,7 @@ class Guarantee:
     @property
     def masked(self) -> bool:
         """Are sites' sums added up under masks, so that nobody sees one of them alone?"""
-        return self.study.privacy.trust in ("aggregate", "server")
+        return self.study.privacy.trust in MASKED
 
     @functools.cached_property
     def thresholds(self) -> Thresholds:

@@ -29,6 +29,7 @@ from typing import Literal
 
 from privacy.errors import BudgetError, LedgerError, PrivacyError, ProtocolError
 from privacy.filters import MARGIN, Cost, LifetimeCap, Sums
+from study.contract import MASKED
 from study.ledger_entries import (
     FIRST,
     Agreed,
@@ -47,10 +48,7 @@ from study.ledger_entries import (
     SignedEntry,
 )
 
-__all__ = ["MASKED", "Asked", "Budget", "LedgerState", "StudyAccount", "replay"]
-
-MASKED = ("aggregate", "server")
-"""Levels of trust at which sums are masked."""
+__all__ = ["Asked", "Budget", "LedgerState", "StudyAccount", "replay"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,15 +89,20 @@ class Roster:
         """What people compare when they pin it."""
         return fingerprint(canonical_json(self.to_values()))
 
-    @property
+    @functools.cached_property
     def identities(self) -> tuple[bytes, ...]:
         """The sites' keys, by number."""
         return tuple(bytes.fromhex(each.key) for each in self.sites)
 
-    @property
-    def names(self) -> dict[int, str]:
+    @functools.cached_property
+    def names(self) -> Mapping[int, str]:
         """The sites' names by number, from 1."""
         return {number: each.name for number, each in enumerate(self.sites, start=1)}
+
+    @functools.cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The sites' numbers by name."""
+        return {name: number for number, name in self.names.items()}
 
     def number_of(self, public: bytes) -> int:
         """The number of the site with this key. Raises ProtocolError for a stranger."""

@@ -36,8 +36,12 @@ from privacy.secure_aggregation.messages import (
     SurvivorsRequest,
     Upload,
 )
-from privacy.secure_aggregation.site import Federation, setup_key_of, transcript_of
-from privacy.signing import verify
+from privacy.secure_aggregation.site import (
+    Federation,
+    require_signature,
+    setup_key_of,
+    transcript_of,
+)
 
 __all__ = ["STEPS", "CoordinatorRound", "Evidence", "Step", "session_members"]
 
@@ -194,17 +198,7 @@ class CoordinatorRound:
     def signed(self, site: int, message: SurvivorsReply) -> None:
         """Take a survivor's signature of the set."""
         self._expect(site, message, self._signatures)
-        try:
-            verify(
-                self._federation.identities[site - 1],
-                "survivors",
-                self._agreed.signed,
-                message.signature,
-            )
-        except ProtocolError as error:
-            raise AggregationError(
-                "survivors", f"expected a signature of site {site} of this very set"
-            ) from error
+        require_signature(self._federation, self._agreed, site, message.signature, step="survivors")
         self._signatures[site] = message.signature
 
     def revealed(self, site: int, message: RevealReply) -> None:

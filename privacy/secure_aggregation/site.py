@@ -50,8 +50,8 @@ from privacy.secure_aggregation.thresholds import Thresholds
 from privacy.signing import Tag, verify
 
 __all__ = [
-    "TRANSITIONS", "Federation", "Joined", "Phase", "SiteState", "join", "open_all", "reveal", "setup", "setup_key_of",
-    "sign_survivors", "transcript_of", "upload",
+    "TRANSITIONS", "Federation", "Joined", "Phase", "SiteState", "join", "open_all", "require_signature", "reveal",
+    "setup", "setup_key_of", "sign_survivors", "transcript_of", "upload",
 ]  # fmt: skip
 
 
@@ -462,12 +462,19 @@ def _require_signatures(
     _require("reveal", set(signers) <= set(agreed.survivors), "signatures of survivors")
     _require("reveal", len(signers) >= quorum, f"at least {quorum} signatures")
     for site, signature in signatures:
-        try:
-            verify(federation.identities[site - 1], "survivors", agreed.signed, signature)
-        except ProtocolError as error:
-            raise AggregationError(
-                "reveal", f"expected a signature of site {site} of this very set"
-            ) from error
+        require_signature(federation, agreed, site, signature, step="reveal")
+
+
+def require_signature(
+    federation: Federation, agreed: SurvivorsRequest, site: int, signature: bytes, *, step: str
+) -> None:
+    """Raise AggregationError unless that site has signed this very set of survivors."""
+    try:
+        verify(federation.identities[site - 1], "survivors", agreed.signed, signature)
+    except ProtocolError as error:
+        raise AggregationError(
+            step, f"expected a signature of site {site} of this very set"
+        ) from error
 
 
 def _next_phase(state: SiteState, request: Message) -> Phase:

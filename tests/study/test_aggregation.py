@@ -8,8 +8,8 @@ from ledgers import hash_named, key_of
 from privacy.errors import PrivacyError, ProtocolError, StudyError
 from privacy.secure_aggregation.thresholds import MOST_SITES, Thresholds
 from study.aggregation import federation_of
+from study.contract import MASKED
 from study.guarantee import Guarantee, declare
-from study.ledger_state import MASKED
 from study.roster import Roster, RosterSite
 from study.settings import ImpossibleSettingError
 

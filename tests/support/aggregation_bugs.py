@@ -94,8 +94,8 @@ BUGS = [
     bug(
         "signatures of survivors are counted and not checked",
         "site.py",
-        '            verify(federation.identities[site - 1], "survivors", agreed.signed, signature)\n',
-        "            agreed.signed  # noqa: B018\n",
+        '        require_signature(federation, agreed, site, signature, step="reveal")\n',
+        "        agreed.signed  # noqa: B018\n",
         "site.py::test_wrong_signatures_are_refused",
     ),
     bug(
@@ -380,8 +380,8 @@ BUGS = [
     bug(
         "signatures of survivors reach the release unchecked",
         "coordinator.py",
-        "            verify(\n                self._federation.identities[site - 1],\n",
-        "            bool(verify) or verify(\n                self._federation.identities[site - 1],\n",
+        "        require_signature(self._federation,",
+        "        bool(require_signature) or require_signature(self._federation,",
         "coordinator.py::test_a_signature_of_anything_else_is_refused",
     ),
     bug(
