@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import ledgers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,6 @@ from study.ledger_entries import (
     Agreed,
     Answered,
     Burnt,
-    Charged,
     Closed,
     DataSet,
     DeclaredSum,
@@ -47,11 +47,8 @@ KEY, STUDY = key_of("site"), hash_named("study")
 CAP = cap_of(3.0)
 
 
-def charged(index, *, study="study", function="gradient", terms=None, query="query"):
-    return Charged(
-        salt="5a" * 16, study=hash_named(study), index=index, function=function, query=hash_named(f"{query} {index}"),
-        terms=terms or terms_of(9.0),
-    )  # fmt: skip
+def charged(index, **said):
+    return ledgers.charged(index, **({"terms": terms_of(9.0)} | said))
 
 
 def answered(index, answer="answer"):

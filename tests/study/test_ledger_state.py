@@ -15,6 +15,7 @@ from ledgers import (
     approved_masked,
     cap_of,
     chained,
+    charged,
     hash_named,
     key_of,
     opening,
@@ -28,7 +29,6 @@ from study.ledger_entries import (
     Agreed,
     Answered,
     Burnt,
-    Charged,
     Closed,
     DataSet,
     DeclaredSum,
@@ -40,13 +40,6 @@ from study.ledger_entries import (
 from study.ledger_state import LedgerState, replay
 
 STUDY = hash_named("study")
-
-
-def charged(index=0, *, study="study", function="gradient", terms=None, query="query"):
-    return Charged(
-        salt="5a" * 16, study=hash_named(study), index=index, function=function, query=hash_named(f"{query} {index}"),
-        terms=terms or terms_of(),
-    )  # fmt: skip
 
 
 def answered(index=0, *, study="study", answer="answer"):

@@ -12,15 +12,15 @@ from ledgers import (
     approved_masked,
     cap_of,
     chained,
+    charged,
     hash_named,
     key_of,
     opening,
-    terms_of,
 )
 
 from privacy.errors import LedgerError, ProtocolError
 from study.canonical import canonical_json
-from study.ledger_entries import Agreed, Answered, Burnt, Charged, Closed, Refused, hash_of
+from study.ledger_entries import Agreed, Answered, Burnt, Closed, Refused, hash_of
 from study.ledger_state import replay
 from study.receipts import (
     Receipt,
@@ -34,12 +34,6 @@ from study.receipts import (
 KEY = key_of("site")
 STUDY = hash_named("study")
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
-
-
-def charged(index, query="query"):
-    return Charged(
-        salt="5a" * 16, study=STUDY, index=index, function="gradient", query=hash_named(f"{query} {index}"), terms=terms_of()
-    )  # fmt: skip
 
 
 def answered(index, answer="answer"):
@@ -239,7 +233,7 @@ def test_whatever_a_signed_receipt_says_otherwise_is_a_contradiction(changed, ma
 
 def test_two_receipts_of_one_number_cannot_both_stand():
     """Whichever history the site shows."""
-    other = chained([*BODIES[:4], charged(1, "other"), answered(1)], key=KEY)
+    other = chained([*BODIES[:4], charged(1, query="other"), answered(1)], key=KEY)
     receipts = [*RECEIPTS[:1], *receipts_of(replay(other), KEY)]
     assert receipts[0].receipt.sequence == receipts[1].receipt.sequence
     for entries in (ENTRIES, other):

@@ -18,6 +18,7 @@ from privacy.private_sum import design_sum
 from privacy.signing import SigningKey
 from study.ledger_entries import (
     Approved,
+    Charged,
     DataSet,
     DeclaredSum,
     Namespace,
@@ -115,6 +116,14 @@ def approved(name="study", *, count=3, z=4.0, data_set=DATA_SET, sums=None):
     return Approved(
         study=hash_named(name), name=name, data_set=data_set, trust="local", roster=None, sums=sums
     )
+
+
+def charged(index=0, *, study="study", function=FUNCTION, terms=None, query="query"):
+    """The charge of a query of a study, by names that stand for their hashes."""
+    return Charged(
+        salt="5a" * 16, study=hash_named(study), index=index, function=function, query=hash_named(f"{query} {index}"),
+        terms=terms or terms_of(),
+    )  # fmt: skip
 
 
 def approved_masked(
