@@ -188,7 +188,7 @@ class _Replay:
     def _transcript(self, query: Mapping[str, Any], ask: Ask) -> str:
         """What an honest site was asked, and has signed a receipt of."""
         payload = SumQuery(
-            declaration=self._guarantee.declaration, index=query["index"], function=ask.function,
+            study=self._guarantee.declaration.hash, index=query["index"], function=ask.function,
             parameters=ask.parameters, nonce=bytes.fromhex(query["nonce"]),
             receipts=self._receipts.for_query(query["index"]),
         ).to_bytes()  # fmt: skip

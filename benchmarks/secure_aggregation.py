@@ -198,7 +198,8 @@ class Discreet:
             content = message.to_bytes()
             receipt = Receipt(
                 study=self.federation.study.hex(), index=self.round, transcript=joined.transcript.hex(),
-                sequence=self.round, head="0" * 64, answer=hashlib.sha256(content).hexdigest(),
+                sequence=self.round, previous="0" * 64, head="0" * 64,
+                answer=hashlib.sha256(content).hexdigest(),
             )  # fmt: skip
             signed = SignedReceipt.sign(receipt, self.keys[site])
             return ReceiptedAnswer(chain=(signed,), answer=content).to_bytes()

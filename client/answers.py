@@ -217,7 +217,7 @@ class Site:
     def _study_of(self, message: Message | None, query: SumQuery | None) -> str:
         """Hash of the study that a message is about. Raises ProtocolError where it is about no open round."""
         if query is not None:
-            return query.declaration.hash
+            return query.study
         if isinstance(message, SetupRequest):
             return message.study.hex()
         transcript = getattr(message, "transcript", b"")
@@ -279,9 +279,9 @@ class Site:
             mechanism = self._mechanism(study, query)
             with self._paid(study, query, name):
                 vector = self._vector(study, query, mechanism)
-                nonce = self._entropy("nonce", query.declaration.hash, query.index)[:NONCE_BYTES]
+                nonce = self._entropy("nonce", query.study, query.index)[:NONCE_BYTES]
                 content = SumAnswer(query_hash=name, vector=vector, nonce=nonce).to_bytes()
-                self._ledger.store(query.declaration.hash, query.index, content)
+                self._ledger.store(query.study, query.index, content)
         return self._kept(query)
 
     def _masked(self, study: _Approved, request: RoundRequest, query: SumQuery) -> bytes:
@@ -306,7 +306,7 @@ class Site:
         Arguments:
             name: all that is asked, hashed.
         """
-        asked = self._ledger.find(query.declaration.hash, query.index)
+        asked = self._ledger.find(query.study, query.index)
         if asked is not None and asked.charge.query != name:
             raise RefusedError(Refusal.OTHER_QUERY_ANSWERED)
         return asked is None
@@ -314,9 +314,9 @@ class Site:
     @contextmanager
     def _paid(self, study: _Approved, query: SumQuery, name: str) -> Iterator[None]:
         """Charge a query, then compute, mask and store its answer; if that fails it is burnt."""
-        key = (query.declaration.hash, query.index)
+        key = (query.study, query.index)
         witnessed = self._witnessed(study, query)
-        if not self._ledger.sums_left(query.declaration.hash, query.function):
+        if not self._ledger.sums_left(query.study, query.function):
             raise RefusedError(Refusal.TOO_MANY_QUERIES)
         self._ledger.charge(*key, query.function, name, witnessed=witnessed)
         try:
@@ -328,7 +328,7 @@ class Site:
 
     def _kept(self, query: SumQuery) -> bytes:
         """The bytes that were stored, and their receipt. Burnt, pending elsewhere, or not kept: there are none."""
-        key = (query.declaration.hash, query.index)
+        key = (query.study, query.index)
         answer = self._ledger.stored(*key)
         if answer is None:
             raise RefusedError(Refusal.UNAVAILABLE)
@@ -339,7 +339,7 @@ class Site:
 
     def _number_on(self, query: SumQuery) -> int:
         """This site's number on the roster of a study; 0 where there is none."""
-        roster = self._approved[query.declaration.hash].roster
+        roster = self._approved[query.study].roster
         return 0 if roster is None else roster.number_of(self._ledger.public)
 
     def _mechanism(self, study: _Approved, query: SumQuery) -> SumMechanism | None:
@@ -356,7 +356,7 @@ class Site:
             return {}
         try:
             return checked_receipts(
-                query.receipts, study=query.declaration.hash, roster=study.roster, own=self._number_on(query),
+                query.receipts, study=query.study, roster=study.roster, own=self._number_on(query),
                 ledger=self._ledger,
             )  # fmt: skip
         except ProtocolError as error:
@@ -399,7 +399,7 @@ class Site:
         self, study: _Approved, query: SumQuery, mechanism: SumMechanism
     ) -> npt.NDArray[np.int64]:
         """Clipped sum -> scale, round, add noise."""
-        labels = (query.declaration.hash, query.index)
+        labels = (query.study, query.index)
         with_noise = study.guarantee.study.privacy.trust != "server"
         return answer(
             mechanism, self._clipped_sum(study, query),
@@ -410,7 +410,7 @@ class Site:
     def _clipped_sum(self, study: _Approved, query: SumQuery) -> npt.NDArray[np.float64]:
         """Sample -> clip and sum. Zero if that fails: only the data could have made it."""
         stage = study.guarantee.stage(query.function)
-        sample = Keystream(self._entropy("sample", query.declaration.hash, query.index))
+        sample = Keystream(self._entropy("sample", query.study, query.index))
         try:
             chosen = poisson_sample(study.contributor.unit_count, stage.sampling_rate, sample)
             if stage.sampling_rate < 1:

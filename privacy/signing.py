@@ -16,8 +16,9 @@ __all__ = ["PROTOCOL", "SigningKey", "Tag", "fingerprint", "verify"]
 PROTOCOL = 1
 """Version of messages and derivations: in every signature, derivation and declaration, so in every study's hash."""
 
-Tag = Literal["ledger", "receipt", "roster", "setup", "survivors"]
-"""What is signed: an entry, a receipt of an upload, a roster, a key for one session, one set of survivors."""
+Tag = Literal["instruction", "ledger", "receipt", "reply", "roster", "setup", "survivors"]
+"""What is signed: a coordinator's instruction, an entry, a receipt of an upload, a site's reply, a roster, a key for one
+session, one set of survivors."""
 
 
 class SigningKey:

@@ -194,7 +194,7 @@ class _Run:
         began, index = time.monotonic(), len(self._sums)
         declaration = self._job.declaration
         query = SumQuery(
-            declaration=declaration, index=index, function=ask.function, parameters=ask.parameters,
+            study=declaration.hash, index=index, function=ask.function, parameters=ask.parameters,
             nonce=self._job.entropy("query", declaration.hash, index)[:NONCE_BYTES],
             receipts=self._receipts.for_query(index),
         )  # fmt: skip

@@ -110,7 +110,7 @@ class Receipts:
         """The answer in a site's message, if its receipts hold. Raises ProtocolError if not."""
         received = ReceiptedAnswer.from_bytes(content)
         self.check(
-            name, received.chain, study=query.declaration.hash, index=query.index, transcript=transcript
+            name, received.chain, study=query.study, index=query.index, transcript=transcript
         )  # fmt: skip
         return received
 

@@ -1,8 +1,8 @@
 """The two messages of the narrow waist: a sum query, and one site's answer to it. One codec each.
 
-A query carries the whole declaration, so that a site needs no memory to know what it is asked, and the values at
-which the sum is to be taken. An answer carries nothing but the rounded, noisy vector. Neither holds a count, a
-metric or a name.
+A query carries the hash of a study, which its site has approved and knows in full, and the values at which the sum is
+to be taken. An answer carries nothing but the rounded, noisy vector. Neither holds a count, a metric or a name: what
+lies in a server's database says nothing about whom it is from, or which columns are studied.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ import numpy.typing as npt
 
 from privacy.errors import ProtocolError
 from privacy.secure_aggregation.thresholds import MOST_SITES
-from study.canonical import canonical_json
 from study.codec import Arrays, decode, encode
-from study.declaration import Declaration
 from study.receipts import SignedReceipt, chain_from_values
 
 __all__ = ["NONCE_BYTES", "Refusal", "SumAnswer", "SumQuery", "query_hash"]
@@ -67,7 +65,7 @@ class SumQuery:
     """A question: the private sum of one declared function, at the given parameters.
 
     Attributes:
-        declaration: the study.
+        study: hash of its declaration, hexadecimal.
         index: number of this query within the study, from 0; a site answers one query of each number.
         function: a stage of the study.
         parameters: arrays by name: the model, and what scaling it has learnt.
@@ -77,7 +75,7 @@ class SumQuery:
             site and by the others.
     """
 
-    declaration: Declaration
+    study: str
     index: int
     function: str
     parameters: Arrays = field(default_factory=dict)
@@ -87,7 +85,7 @@ class SumQuery:
     def to_bytes(self) -> bytes:
         """The message."""
         head = {
-            "kind": "sum-query", "declaration": self.declaration.to_values(), "index": self.index,
+            "kind": "sum-query", "study": self.study, "index": self.index,
             "function": self.function, "nonce": self.nonce.hex(),
             "receipts": {str(site): [each.to_values() for each in chain] for site, chain in self.receipts.items()},
         }  # fmt: skip
@@ -97,15 +95,17 @@ class SumQuery:
     def from_bytes(data: bytes) -> SumQuery:
         """The query of a message. Raises ProtocolError."""
         head, arrays = decode(data)
-        _require_keys(head, "sum-query", {"declaration", "index", "function", "nonce", "receipts"})
+        _require_keys(head, "sum-query", {"study", "index", "function", "nonce", "receipts"})
         if (
             type(head["index"]) is not int
             or not 0 <= head["index"] < 2**31
             or not isinstance(head["function"], str)
         ):
             raise ProtocolError("Expected a number and a function of the query")
+        if not isinstance(head["study"], str) or not re.fullmatch("[0-9a-f]{64}", head["study"]):
+            raise ProtocolError("Expected the hash of a study, 64 hexadecimal digits")
         return SumQuery(
-            declaration=Declaration.from_bytes(canonical_json(head["declaration"])), index=head["index"],
+            study=head["study"], index=head["index"],
             function=head["function"], parameters=arrays, nonce=_nonce(head), receipts=_receipts(head["receipts"]),
         )  # fmt: skip
 

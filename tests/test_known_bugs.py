@@ -73,7 +73,7 @@ def query_of(declaration, *, index=0, parameters=None):
     function = Guarantee(declaration).stages[-1].function
     parameters = parameters or model_of(declaration.study).initial(bytes(32))
     return SumQuery(
-        declaration=declaration, index=index, function=function, parameters=parameters, nonce=bytes(NONCE_BYTES)
+        study=declaration.hash, index=index, function=function, parameters=parameters, nonce=bytes(NONCE_BYTES)
     ).to_bytes()  # fmt: skip
 
 

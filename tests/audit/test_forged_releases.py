@@ -96,7 +96,7 @@ class Forgery:
 
     def _name(self, query, ask, receipts):
         payload = SumQuery(
-            declaration=self.guarantee.declaration, index=query["index"], function=ask.function,
+            study=self.guarantee.declaration.hash, index=query["index"], function=ask.function,
             parameters=ask.parameters, nonce=bytes.fromhex(query["nonce"]), receipts=receipts,
         ).to_bytes()  # fmt: skip
         query["query_hash"] = query["transcript"] = query_hash(payload)

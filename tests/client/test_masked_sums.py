@@ -51,7 +51,7 @@ def query_of(declaration, index=0, *, nonce=bytes(NONCE_BYTES), shift=0.0):
     parameters = model_of(declaration.study).initial(bytes(32))
     parameters = {name: np.asarray(value + shift) for name, value in parameters.items()}
     return SumQuery(
-        declaration=declaration, index=index, function="gradient", nonce=nonce, parameters=parameters
+        study=declaration.hash, index=index, function="gradient", nonce=nonce, parameters=parameters
     ).to_bytes()  # fmt: skip
 
 

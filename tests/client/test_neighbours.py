@@ -66,7 +66,7 @@ def declaration_of(kind, *, data=None, training=None, privacy=None):
 def query_of(declaration, function, parameters):
     parameters = {} if function == "moments" else parameters
     return SumQuery(
-        declaration=declaration, index=0, function=function, parameters=parameters, nonce=bytes(NONCE_BYTES)
+        study=declaration.hash, index=0, function=function, parameters=parameters, nonce=bytes(NONCE_BYTES)
     ).to_bytes()  # fmt: skip
 
 

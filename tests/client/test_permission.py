@@ -42,7 +42,7 @@ def declaration_of(*, number=0, rounds=2, **privacy):
 
 def query_of(declaration, *, index=0):
     return SumQuery(
-        declaration=declaration, index=index, function="gradient", nonce=bytes(NONCE_BYTES),
+        study=declaration.hash, index=index, function="gradient", nonce=bytes(NONCE_BYTES),
         parameters=model_of(declaration.study).initial(bytes(32)),
     ).to_bytes()  # fmt: skip
 

@@ -252,7 +252,7 @@ def query_of(
     if parameters is None:
         parameters = model_of(declaration.study).initial(bytes(32))
     return SumQuery(
-        declaration=declaration, index=index, function=function, parameters=parameters, nonce=nonce
+        study=declaration.hash, index=index, function=function, parameters=parameters, nonce=nonce
     ).to_bytes()
 
 

@@ -178,7 +178,7 @@ def site_with(guarantee, rows, labels):
 def query_of(guarantee):
     parameters = {name: np.zeros(shape) for name, shape in model_of(guarantee.study).shapes.items()}
     return SumQuery(
-        declaration=guarantee.declaration, index=0, function="delta", parameters=parameters, nonce=bytes(NONCE_BYTES)
+        study=guarantee.declaration.hash, index=0, function="delta", parameters=parameters, nonce=bytes(NONCE_BYTES)
     ).to_bytes()  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def receipted(name, content, query, *, transcript=None, sequence=None):
     chain = []
     for number in range(max(0, last - MOST_RECEIPTS + 1), last + 1):
         receipt = Receipt(
-            study=asked.declaration.hash, index=max(0, asked.index - last + number), transcript=transcript or query_hash(query),
+            study=asked.study, index=max(0, asked.index - last + number), transcript=transcript or query_hash(query),
             sequence=number, head=_head(name, number), previous=_head(name, number - 1) if number else "0" * 64,
             answer=hashlib.sha256(content).hexdigest(),
         )  # fmt: skip

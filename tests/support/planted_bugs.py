@@ -21,12 +21,12 @@ def planted(function):
 
 
 def _key(query):
-    return query.declaration.hash, query.index
+    return query.study, query.index
 
 
 def _computed(site, query):
     """The bytes of an answer to it, as good as any."""
-    study, name = site._approved[query.declaration.hash], query_hash(query.to_bytes())
+    study, name = site._approved[query.study], query_hash(query.to_bytes())
     vector = site._vector(study, query, site._mechanism(study, query))
     nonce = site._entropy("nonce", *_key(query))[:NONCE_BYTES]
     return SumAnswer(query_hash=name, vector=vector, nonce=nonce).to_bytes()

@@ -117,7 +117,7 @@ BUGS = [
         "the same noise for every query",
         "client/answers.py",
         'noise_share=Keystream(self._entropy("noise", *labels)) if with_noise else None,',
-        'noise_share=Keystream(self._entropy("noise", query.declaration.hash)) if with_noise else None,',
+        'noise_share=Keystream(self._entropy("noise", query.study)) if with_noise else None,',
         "tests/client/test_answers.py::TestNoise::test_two_queries_with_the_same_parameters_have_noise_of_their_own",
     ),
     Bug(
@@ -217,7 +217,7 @@ BUGS = [
         "client/answers.py",
         "        if answer is None:\n            raise RefusedError(Refusal.UNAVAILABLE)\n",
         "        if answer is None:\n"
-        "            study = self._approved[query.declaration.hash]\n"
+        "            study = self._approved[query.study]\n"
         "            return self._vector(study, query, self._mechanism(study, query)).tobytes()\n",
         "tests/client/test_answers.py::TestCharges::test_a_failure_after_the_charge_burns_the_query",
     ),
@@ -369,8 +369,8 @@ BUGS = [
     Bug(
         "a site whose sum is zero does not answer",
         "client/answers.py",
-        "        labels = (query.declaration.hash, query.index)\n        with_noise",
-        "        labels = (query.declaration.hash, query.index)\n"
+        "        labels = (query.study, query.index)\n        with_noise",
+        "        labels = (query.study, query.index)\n"
         "        if not self._clipped_sum(study, query).any():\n"
         "            raise RefusedError(Refusal.UNAVAILABLE)\n"
         "        with_noise",
@@ -475,7 +475,7 @@ BUGS = [
     Bug(
         "sent before it is stored",
         "client/answers.py",
-        "                self._ledger.store(query.declaration.hash, query.index, content)\n",
+        "                self._ledger.store(query.study, query.index, content)\n",
         "",
         "tests/client/test_answers.py::TestOnce::test_a_query_asked_again_gets_the_very_same_bytes",
     ),

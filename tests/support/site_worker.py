@@ -71,7 +71,7 @@ def query_of(declaration, index, *, nonce):
     """The query's bytes; another nonce is another content of the same number."""
     parameters = {"weight": np.zeros(3), "bias": np.array(0.0)}
     return SumQuery(
-        declaration=declaration, index=index, function="gradient", parameters=parameters, nonce=nonce
+        study=declaration.hash, index=index, function="gradient", parameters=parameters, nonce=nonce
     ).to_bytes()  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def send(wire, console, content, study, index):
 def answer(wire, console, site, content):
     """One query, as the network's side of a site would treat it."""
     query = SumQuery.from_bytes(content)
-    place = query.declaration.hash, query.index
+    place = query.study, query.index
     try:
         found = site.answer(content)
     except RefusedError as refused:

@@ -122,7 +122,7 @@ def _round() -> dict[str, bytes]:
         announced.append(key)
     ledger.close()
     query = SumQuery(
-        declaration=_STUDY, index=0, function="gradient", parameters=model_of(_STUDY.study).initial(bytes(32)),
+        study=_STUDY.hash, index=0, function="gradient", parameters=model_of(_STUDY.study).initial(bytes(32)),
         nonce=bytes(16),
     )  # fmt: skip
     request = RoundRequest(round=0, payload=query.to_bytes(), members=tuple(announced))

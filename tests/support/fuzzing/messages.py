@@ -79,7 +79,7 @@ def _queries() -> Sequence[bytes]:
     for number, each in enumerate(declarations()):
         parameters = model_of(each.study).initial(bytes(32)) if number < 5 else {}
         query = SumQuery(
-            declaration=each, index=number, function="gradient", parameters=parameters, nonce=bytes(range(16)),
+            study=each.hash, index=number, function="gradient", parameters=parameters, nonce=bytes(range(16)),
             receipts=dict(zip((1, 2, 99_999)[: number % 4], _chains(), strict=False)),
         )  # fmt: skip
         found.append(query.to_bytes())

@@ -116,7 +116,7 @@ def _seeds() -> Sequence[bytes]:
     huge = {name: np.full_like(value, 1e300) for name, value in initial.items()}
     return [
         SumQuery(
-            declaration=_STUDY,
+            study=_STUDY.hash,
             index=number,
             function="gradient",
             parameters=each,
