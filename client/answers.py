@@ -19,6 +19,7 @@ other; `problems` tells its operator. How long the computation takes is not hidd
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,7 @@ from study.contract import Study
 from study.contributions import Contributor, Units, check_parameters
 from study.declaration import Declaration
 from study.guarantee import Guarantee
+from study.instructions import signed_reply
 from study.ledger_entries import Approved
 from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
@@ -189,6 +191,16 @@ class Site:
             raise ProtocolError("Expected a roster: sums of this study are masked among its sites")
         return MaskedSums(guarantee, roster, self._ledger, self._entropy)
 
+    @property
+    def public(self) -> bytes:
+        """The site's identity: its public key, 32 bytes."""
+        return self._ledger.public
+
+    def signed_reply(self, payload: bytes, *, instruction: bytes) -> bytes:
+        """What leaves the site: signed by its identity, as the reply to this very instruction."""
+        nonce = self._entropy("reply", hashlib.sha256(instruction).digest())[:NONCE_BYTES]
+        return signed_reply(payload, instruction=instruction, sign=self._ledger.sign, nonce=nonce)
+
     def close_study(self, study: str) -> None:
         """The study of this hash is over: what it never asked is free again."""
         self._ledger.close_study(study)
@@ -238,7 +250,7 @@ class Site:
             self._policy().require(guarantee)
         except Exception as error:
             rules = error.rules if isinstance(error, PolicyError) else ()
-            self._note(error, str(error))
+            self.note(error, str(error))
             raise RefusedError(Refusal.NOT_PERMITTED, rules) from error
 
     def _reply(
@@ -260,13 +272,13 @@ class Site:
         except AggregationError as error:
             if isinstance(error, NoSessionError):  # as after every restart
                 raise RefusedError(Refusal.NO_SESSION) from error
-            self._note(error, error.message)
+            self.note(error, error.message)
             raise RefusedError(Refusal.OUT_OF_PROTOCOL) from error
         except LedgerError as error:  # the disk failed, or another process was faster
             if isinstance(error, RolledBackError):
-                self._note(error, error.message)
+                self.note(error, error.message)
                 raise RefusedError(Refusal.LEDGER_BEHIND) from error
-            self._note(error)
+            self.note(error)
             raise RefusedError(Refusal.UNAVAILABLE) from error
 
     def _plain(self, study: _Approved, query: SumQuery, name: str) -> bytes:
@@ -323,7 +335,7 @@ class Site:
             yield
         except Exception as error:  # not for the data's sake; the server learns a fixed code
             self._ledger.burn(*key)
-            self._note(error)
+            self.note(error)
             raise RefusedError(Refusal.UNAVAILABLE) from error
 
     def _kept(self, query: SumQuery) -> bytes:
@@ -367,9 +379,9 @@ class Site:
         try:
             self._ledger.refuse(study, refusal.name)
         except LedgerError as error:
-            self._note(error)
+            self.note(error)
 
-    def _note(self, problem: Exception, text: str = "") -> None:
+    def note(self, problem: Exception, text: str = "") -> None:
         """For the operator, once; bounded, as whoever asks can provoke some."""
         said = text or type(problem).__name__
         if len(self.problems) < _MOST_PROBLEMS and said not in self.problems:
@@ -417,7 +429,7 @@ class Site:
                 chosen &= np.cumsum(chosen) <= stage.capacity
             return study.contributor.clipped_sum(query.function, query.parameters, chosen)
         except Exception as error:  # noqa: BLE001  whatever it was, it must not show
-            self._note(error)
+            self.note(error)
             return np.zeros(stage.dimension)
 
 

@@ -1,4 +1,7 @@
-"""The ClientApp of a site: Flower brings a query, the site answers it or refuses with a fixed code."""
+"""The ClientApp of a site: Flower brings an instruction, the site answers it or refuses with a fixed code.
+
+signed by the coordinator, for this site? -> the site (`client/answers.py`) -> signed by the site, as the reply to it
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,35 @@ from flwr.clientapp import ClientApp
 from client.answers import RefusedError, Site
 from privacy.errors import ProtocolError
 from study.envelope import ACTION, answer_message, content_of, refusal_message
+from study.instructions import opened_instruction
 from study.queries import Refusal
 
 __all__ = ["make_client_app"]
 
 
-def make_client_app(site: Site) -> ClientApp:
-    """A ClientApp through which `site` is asked."""
+def make_client_app(site: Site, *, coordinator: bytes | None = None) -> ClientApp:
+    """A ClientApp through which `site` is asked.
+
+    Arguments:
+        coordinator: public key of the only one whose instructions are read at all. None: anybody who can call this app
+            is heard, and replies are not signed: for a process in which there is nobody else.
+    """
     app = ClientApp()
+
+    def answered(content: bytes) -> bytes:
+        if coordinator is None:
+            return site.answer(content)
+        try:
+            payload = opened_instruction(content, to=site.public, coordinator=coordinator)
+        except ProtocolError as error:
+            site.note(error, f"An instruction was refused: {error.message}")
+            raise
+        return site.signed_reply(site.answer(payload), instruction=content)
 
     @app.query(ACTION)
     def answer_sum(message: Message, _context: Context) -> Message:
         try:
-            return answer_message(site.answer(content_of(message)), to=message)
+            return answer_message(answered(content_of(message)), to=message)
         except RefusedError as refused:
             return refusal_message(refused.refusal, to=message, rules=refused.rules)
         except ProtocolError:

@@ -41,7 +41,7 @@ from types import MappingProxyType
 from privacy.errors import LedgerError, ProtocolError, UserError
 from privacy.keystream import derive_key
 from privacy.signing import SigningKey, Tag
-from study.keyfiles import sync_directory
+from study.files import sync_directory
 from study.ledger_entries import (
     Agreed,
     Answered,

@@ -6,8 +6,6 @@ whole or not at all.
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +18,11 @@ from privacy.errors import ProtocolError, UserError
 from study.canonical import canonical_json
 from study.codec import decode, encode
 from study.declaration import Declaration
-from study.keyfiles import sync_directory
+from study.files import write_whole
 from study.receipts import SignedReceipt, chain_from_values
 from study.settings import fits
 
-__all__ = ["Checkpoint", "KeptSum", "write_whole"]
+__all__ = ["Checkpoint", "KeptSum"]
 
 _DECLARATION = "declaration.json"
 
@@ -144,42 +142,3 @@ def _kept_sum(index: int, head: dict[str, Any], arrays: dict[str, npt.NDArray[An
 
 def _is_text_by_name(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
-
-
-def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file so that after a crash there is all of it or nothing; `durable`: and it is on the disk.
-
-    Until then it is `NAME.xxxxxxxx.new`, which no file of anybody's is called; only a crash leaves that behind.
-
-    Raises:
-        UserError: it cannot be that file; the message says why.
-        OSError: of `path`, where the system refuses.
-    """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a regular file", hint="choose another name")
-    if not path.parent.is_dir():
-        raise UserError(
-            f"{path} cannot be written: there is no directory {path.parent}",
-            hint="make the directory first",
-        )
-    target = path.resolve()  # a link stays a link
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
-    try:
-        _write(temporary, content, durable=durable)
-        temporary.replace(target)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.strerror:
-            error.filename, error.filename2 = str(path), None  # what was asked for, not its half
-        raise
-    if durable:
-        sync_directory(target.parent)
-
-
-def _write(path: Path, content: bytes, *, durable: bool) -> None:
-    """A new file: "x" replaces none, and unlike `mkstemp` leaves its mode to the umask."""
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())

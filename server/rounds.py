@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ from privacy.errors import ProtocolError, RoundAbandonedError, StudyError
 from privacy.keystream import Keystream
 from privacy.private_sum import noise, released_sum
 from server.checkpoint import Checkpoint, KeptSum
+from server.journal import Journal
 from server.sums import Gathered, MaskedSums, PlainSums, Receipts
-from server.trips import Trips
+from server.trips import Trips, Way
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.plans import Ask, Received, start_plan, training_loss
@@ -45,11 +46,12 @@ class Job:
 
     Attributes:
         declaration: the study.
-        sites: names by Flower node id; n of them, in the order of the roster.
+        sites: names; n of them, in the order of the roster.
+        way: how they are reached.
         directory: where the checkpoint lives.
+        journal: where the query that is under way is kept, to go on in its midst; None: nowhere.
         durable: wait for the disk after each sum.
         entropy: labels to 32 bytes; for nonces, and for noise with trust `server`.
-        seconds: deadline of one trip.
         roster: of the sites; None where nothing is masked and nobody knows them by a key.
         on_round: told of every query as a line of `history.jsonl`.
         on_message: told of every message, for a trace; None: there is none.
@@ -58,11 +60,12 @@ class Job:
     """
 
     declaration: Declaration
-    sites: Mapping[int, str]
+    sites: tuple[str, ...]
+    way: Way
     directory: Path
+    journal: Path | None = None
     durable: bool = True
     entropy: Entropy
-    seconds: float = 600.0
     roster: Roster | None = None
     on_message: Callable[[dict[str, Any]], None] | None = None
     undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -122,6 +125,7 @@ class _Run:
         self._checkpoint = Checkpoint(job.directory, job.declaration, durable=job.durable)
         self._earlier: Iterator[KeptSum] = self._checkpoint.kept()
         self._receipts = Receipts(job.roster)
+        self._journal = Journal(job.journal)
         self._gatherer = self._gatherer_over(grid)
         self._asked: Counter[str] = Counter()
         self._sums: list[KeptSum] = []
@@ -129,7 +133,9 @@ class _Run:
 
     def _gatherer_over(self, grid: Grid) -> PlainSums | MaskedSums:
         job, guarantee = self._job, self._guarantee
-        trips = Trips(grid, job.sites, seconds=job.seconds, on_message=job.on_message)
+        trips = Trips(
+            grid, job.sites, job.way, roster=job.roster, journal=self._journal, on_message=job.on_message
+        )  # fmt: skip
         if not guarantee.masked:
             return PlainSums(guarantee, trips, self._receipts)
         if job.roster is None:
@@ -200,6 +206,9 @@ class _Run:
         )  # fmt: skip
         content = query.to_bytes()
         with self._job.undisturbed():
+            begun = self._journal.begin(index, self._gatherer.state())
+            if begun is not None:
+                self._gatherer.restore(begun)
             gathered = self._gatherer.gather(query, content)
             kept = KeptSum(
                 index=index, function=ask.function, round=ask.round, query_hash=query_hash(content),
@@ -210,10 +219,11 @@ class _Run:
                 receipts=gathered.receipts,
             )  # fmt: skip
             self._checkpoint.keep(kept)
+            self._journal.end()
         return kept
 
     def _missing(self, gathered: Gathered) -> tuple[str, ...]:
-        return tuple(name for name in self._job.sites.values() if name not in gathered.survivors)
+        return tuple(name for name in self._job.sites if name not in gathered.survivors)
 
     def _recalled(self, kept: KeptSum, ask: Ask) -> KeptSum:
         """A sum of the checkpoint, if it is the one that the plan asks for now."""

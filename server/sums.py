@@ -158,6 +158,13 @@ class PlainSums:
     def __init__(self, guarantee: Guarantee, trips: Trips, receipts: Receipts) -> None:
         self._guarantee, self._trips, self._receipts = guarantee, trips, receipts
 
+    def state(self) -> dict[str, Any]:
+        """Nothing is remembered from one query to the next."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
     def gather(self, query: SumQuery, content: bytes) -> Gathered:
         """One query, whose bytes these are, to every site, and the sum of what came back in time."""
         name = query_hash(content)
@@ -220,6 +227,19 @@ class MaskedSums:
         # Why a site has sent no key when it was last asked for one, by name.
         self._outside: dict[str, str] = {}
         self._next_setup, self._wait = 0, 1
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered from one query to the next, as plain values."""
+        return {
+            "members": [each.to_bytes().hex() for each in self._members], "lost": sorted(self._lost),
+            "outside": self._outside, "next_setup": self._next_setup, "wait": self._wait,
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._members = tuple(SetupKey.from_bytes(bytes.fromhex(each)) for each in state["members"])
+        self._lost, self._outside = set(state["lost"]), dict(state["outside"])
+        self._next_setup, self._wait = state["next_setup"], state["wait"]
 
     def gather(self, query: SumQuery, content: bytes) -> Gathered:
         """One masked sum of a query whose bytes these are: exact over everybody who has uploaded, or none."""

@@ -1,9 +1,14 @@
-"""Trips: one message to each of several sites, and what comes back before the deadline."""
+"""Trips: one signed instruction to each of several sites, and what comes back before the deadline.
+
+Flower loses a message when the node that has taken it dies. So whoever is silent is asked again, with the same bytes: a
+site answers them with what it has sent before. Whoever cannot be reached is waited for, but not for the whole trip.
+"""
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +18,48 @@ from flwr.serverapp import Grid
 
 from privacy.errors import ProtocolError
 from privacy.secure_aggregation.messages import is_message, message_of
-from study.envelope import content_of, query_message, refusal_code_of, refusal_of
-from study.queries import Refusal
+from privacy.signing import SigningKey
+from server.journal import Heard, Journal, Pushed, TripJournal
+from study.envelope import content_of, is_unreachable, query_message, refusal_code_of, refusal_of
+from study.instructions import opened_reply, signed_instruction
+from study.queries import NONCE_BYTES, Refusal
 from study.receipts import ReceiptedAnswer
+from study.roster import Roster
 
-__all__ = ["Reply", "Trips"]
+__all__ = ["Reply", "Trips", "Waits", "Way"]
 
-_POLL_SECONDS = 0.1
+
+@dataclass(frozen=True, kw_only=True)
+class Waits:
+    """For how long, in seconds.
+
+    Attributes:
+        trip: until whoever has not answered is missing.
+        again: until whoever is silent is asked again; the second time twice as long, and so on.
+        unreachable: until a site that Flower does not reach is missing; 0: it is at once.
+        poll: between two looks for replies.
+    """
+
+    trip: float = 600.0
+    again: float = 20.0
+    unreachable: float = 0.0
+    poll: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How sites are reached.
+
+    Attributes:
+        nodes: the Flower node of every site that is there now, by name; asked anew all the time.
+        key: the coordinator's, which signs every instruction; None: nothing is signed, and nobody asks for it.
+        warn: told what the operator should know, in a sentence.
+    """
+
+    nodes: Callable[[], Mapping[str, int]]
+    key: SigningKey | None = None
+    waits: Waits = Waits()
+    warn: Callable[[str], None] = lambda _warning: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +75,9 @@ class Trips:
     """The way to the sites of one study.
 
     Arguments:
-        sites: names by Flower node id.
-        seconds: deadline of one trip.
+        names: of the sites, in the order of the roster.
+        roster: their identities, by which replies are known where instructions are signed.
+        journal: of the query that is under way.
         on_message: told of every message and reply: query, trip, site, what was said each way, and bytes; None: nobody
             is, and no message is read for it.
     """
@@ -44,18 +85,20 @@ class Trips:
     def __init__(
         self,
         grid: Grid,
-        sites: Mapping[int, str],
+        names: Sequence[str],
+        way: Way,
         *,
-        seconds: float,
+        roster: Roster | None = None,
+        journal: Journal | None = None,
         on_message: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self._grid, self._sites, self._seconds = grid, dict(sites), seconds
+        self._grid, self.names, self._way = grid, list(names), way
+        self._journal = journal or Journal(None)
         self._on_message = on_message
-
-    @property
-    def names(self) -> list[str]:
-        """All sites, in the order of the roster."""
-        return list(self._sites.values())
+        signed = roster is not None and way.key is not None
+        self._identities = (
+            dict(zip(names, roster.identities, strict=True)) if signed and roster else {}
+        )
 
     def ask(self, contents: Mapping[str, bytes], *, index: int, trip: str) -> dict[str, Reply]:
         """Send each site its message; every one of them has a reply afterwards, in the order of the roster.
@@ -63,41 +106,158 @@ class Trips:
         Arguments:
             contents: by site name. index: of the query that the trip is for. trip: its name, for the trace.
         """
-        nodes = {node: name for node, name in self._sites.items() if name in contents}
-        messages = [
-            query_message(contents[name], index=index, node_id=node, seconds=self._seconds)
-            for node, name in nodes.items()
-        ]
-        received = self._pulled(messages, list(nodes))
-        replies = {name: _reply_of(received.get(node)) for node, name in nodes.items()}
+        contents = {name: contents[name] for name in self.names if name in contents}
+        fresh = {name: secrets.token_bytes(NONCE_BYTES) for name in contents}
+        journal = self._journal.trip(contents, fresh)
+        sealed = {
+            name: self._signed(name, each, journal.nonces[name]) for name, each in contents.items()
+        }
+        asking = _Trip(
+            self._grid, self._way, journal, contents=sealed, identities=self._identities, index=index
+        )  # fmt: skip
+        asking.run()
+        replies = {name: _reply_of(journal.heard[name]) for name in contents}
         if self._on_message is not None:
-            for name, reply in replies.items():
-                self._on_message(
-                    {
-                        "query": index, "trip": trip, "site": name,
-                        "sent": kind_of(contents[name]), "sent_bytes": len(contents[name]),
-                        "received": kind_of(reply.content), "received_bytes": len(reply.content),
-                        "problem": reply.problem,
-                    }
-                )  # fmt: skip
+            self._trace(contents, replies, index, trip)
         return replies
 
-    def _pulled(self, messages: list[Message], nodes: list[int]) -> dict[int, Message]:
-        """Push messages; pull until all have been replied to or the deadline has passed.
+    def _signed(self, name: str, content: bytes, nonce: bytes) -> bytes:
+        if self._way.key is None or name not in self._identities:
+            return content
+        return signed_instruction(
+            content, to=self._identities[name], key=self._way.key, nonce=nonce
+        )
 
-        A reply counts if it comes from the very node that its message went to, and only the first one does.
-        """
-        waiting = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
-        deadline = time.monotonic() + self._seconds
-        replies: dict[int, Message] = {}
-        while True:
-            for message in self._grid.pull_messages(sorted(waiting)):
-                asked, node = message.metadata.reply_to_message_id, message.metadata.src_node_id
-                if waiting.get(asked) == node:
-                    replies[waiting.pop(asked)] = message
-            if not waiting or time.monotonic() >= deadline:
-                return replies
-            time.sleep(_POLL_SECONDS)
+    def _trace(
+        self, contents: Mapping[str, bytes], replies: Mapping[str, Reply], index: int, trip: str
+    ) -> None:
+        for name, reply in replies.items():
+            self._on_message(  # type: ignore[misc]  # `ask` has looked
+                {
+                    "query": index, "trip": trip, "site": name,
+                    "sent": kind_of(contents[name]), "sent_bytes": len(contents[name]),
+                    "received": kind_of(reply.content), "received_bytes": len(reply.content),
+                    "problem": reply.problem,
+                }
+            )  # fmt: skip
+
+
+class _Trip:
+    """One trip, from its first message to its last reply or its deadline."""
+
+    def __init__(
+        self, grid: Grid, way: Way, journal: TripJournal, *, contents: Mapping[str, bytes],
+        identities: Mapping[str, bytes], index: int,
+    ) -> None:  # fmt: skip
+        self._grid, self._way, self._journal, self._index = grid, way, journal, index
+        self._contents, self._identities = contents, identities
+        self._began = time.monotonic()
+        self._due = dict.fromkeys(contents, 0.0)  # when a site is asked next
+        self._times = dict.fromkeys(contents, 0)
+        self._asked: dict[str, Pushed] = {}  # by message id
+
+    @property
+    def _waiting(self) -> list[str]:
+        return [name for name in self._contents if name not in self._journal.heard]
+
+    def run(self) -> None:
+        """Push; pull until all have replied or the deadline has passed."""
+        waits = self._way.waits
+        self._push([each for each in self._journal.pushed if each.run == self._grid.run.run_id])
+        while self._waiting:
+            self._push(self._messages_due())
+            self._hear(self._grid.pull_messages(sorted(self._asked)))
+            if self._waiting and self._elapsed() >= waits.trip:
+                late = Heard(problem="it did not answer in time")
+                self._journal.hear(dict.fromkeys(self._waiting, late))
+            elif self._waiting:
+                time.sleep(waits.poll)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def _messages_due(self) -> list[Pushed]:
+        """Messages to whoever is there and is to be asked now, written down before they are sent."""
+        now = self._elapsed()
+        due = [name for name in self._waiting if self._due[name] <= now]
+        nodes = self._way.nodes() if due else {}
+        new = [
+            Pushed(run=self._grid.run.run_id, site=name, node=nodes[name], created=time.time())
+            for name in due
+            if name in nodes
+        ]
+        self._absent(name for name in due if name not in nodes)
+        if new:
+            self._journal.push(new)
+        return new
+
+    def _push(self, messages: Sequence[Pushed]) -> None:
+        if not messages:
+            return
+        made = [
+            query_message(
+                self._contents[each.site], index=self._index, node_id=each.node, seconds=self._way.waits.trip,
+                created=each.created,
+            )
+            for each in messages
+        ]  # fmt: skip
+        for each, number in zip(messages, self._grid.push_messages(made), strict=False):
+            if number:
+                self._asked[number] = each
+            pause = self._way.waits.again * 2 ** self._times[each.site]
+            self._times[each.site] += 1
+            self._due[each.site] = self._elapsed() + pause
+
+    def _hear(self, messages: Iterable[Message]) -> None:
+        """Take replies: of the very node that was asked, signed by the very site, and only the first."""
+        heard: dict[str, Heard] = {}
+        for message in messages:
+            asked = self._asked.get(message.metadata.reply_to_message_id)
+            if asked is None or asked.site in self._journal.heard or asked.site in heard:
+                continue
+            if is_unreachable(message):
+                del self._asked[message.metadata.reply_to_message_id]
+                self._absent([asked.site])
+            elif message.metadata.src_node_id == asked.node:
+                del self._asked[message.metadata.reply_to_message_id]
+                found = self._opened(asked.site, message)
+                if found is not None:
+                    heard[asked.site] = found
+        if heard:
+            self._journal.hear(heard)
+
+    def _absent(self, names: Iterable[str]) -> None:
+        """Flower does not reach these: for a while they are looked for again every second."""
+        gone = {}
+        for name in names:
+            if self._elapsed() >= self._way.waits.unreachable:
+                gone[name] = Heard(problem="it could not be reached")
+            else:
+                self._due[name] = self._elapsed() + min(1.0, self._way.waits.again)
+        if gone:
+            self._journal.hear(gone)
+
+    def _opened(self, name: str, message: Message) -> Heard | None:
+        """What a site has said; None if it was somebody else."""
+        problem = refusal_of(message)
+        if problem is not None:
+            return Heard(problem=problem, refusal=refusal_code_of(message))
+        try:
+            content = content_of(message)
+        except ProtocolError as error:
+            return Heard(problem=error.message)
+        if name not in self._identities:
+            return Heard(content=content)
+        try:
+            return Heard(content=opened_reply(
+                content, instruction=self._contents[name], site=self._identities[name]
+            ))  # fmt: skip
+        except ProtocolError as error:
+            self._way.warn(
+                f"{name}: a reply came that its identity has not signed; has its node key been stolen? {error.message}"
+            )
+            self._due[name] = self._elapsed() + self._way.waits.again
+            return None
 
 
 def kind_of(content: bytes) -> str:
@@ -110,13 +270,6 @@ def kind_of(content: bytes) -> str:
     return "SumQuery" if content else "nothing"
 
 
-def _reply_of(message: Message | None) -> Reply:
-    if message is None:
-        return Reply(problem="it did not answer in time")
-    problem = refusal_of(message)
-    if problem is not None:
-        return Reply(problem=problem, refusal=refusal_code_of(message))
-    try:
-        return Reply(content=content_of(message))
-    except ProtocolError as error:
-        return Reply(problem=error.message)
+def _reply_of(heard: Heard) -> Reply:
+    refusal = None if heard.refusal is None else Refusal(heard.refusal)
+    return Reply(content=heard.content, problem=heard.problem, refusal=refusal)

@@ -29,9 +29,11 @@ from client.tables import Records, check_pooled, records_of
 from gradients import Parameters, classification_metrics, regression_metrics
 from privacy.errors import DiscreetError, RoundAbandonedError, UserError
 from privacy.keystream import derive_key
+from privacy.signing import SigningKey
 from server.app import make_server_app
 from server.release import Release, write_release
 from server.rounds import Job, Outcome
+from server.trips import Way
 from simulations.faults import random_drops, uninterrupted
 from simulations.grid import InProcessGrid
 from simulations.partitions import parse_partition, split_units
@@ -302,9 +304,11 @@ def _run(
         wanted = number % every == 0 or number in (1, study.training.rounds)
         return federation.metrics(candidate) if wanted else None
 
+    coordinator = SigningKey.from_seed(federation.entropy("coordinator")("identity"))
     job = Job(
         declaration=federation.declaration,
-        sites=names,
+        sites=tuple(names.values()),
+        way=Way(nodes=lambda: {name: node for node, name in names.items()}, key=coordinator),
         directory=place / "checkpoint",
         durable=False,
         entropy=federation.entropy("coordinator"),
@@ -323,7 +327,10 @@ def _run(
         directory=place / "sites",
         policy=None if options.policy is None else PolicyFile(options.policy),
     ) as sites:  # fmt: skip
-        apps = {node: make_client_app(sites[name]) for node, name in names.items()}
+        apps = {
+            node: make_client_app(sites[name], coordinator=coordinator.public)
+            for node, name in names.items()
+        }
         make_server_app(job, outcomes.append)(InProcessGrid(apps, drops=drops), context)
         for name, site in sites.items():
             if site.problems:

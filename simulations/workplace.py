@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import UserError
-from server.checkpoint import write_whole
+from study.files import write_whole
 
 __all__ = ["workplace"]
 

@@ -18,6 +18,7 @@ __all__ = [
     "ACTION",
     "answer_message",
     "content_of",
+    "is_unreachable",
     "query_message",
     "refusal_code_of",
     "refusal_message",
@@ -33,10 +34,22 @@ _NODE_UNAVAILABLE = 5
 _RECORD, _FIELD = "discreet", "content"
 
 
-def query_message(content: bytes, *, index: int, node_id: int, seconds: float) -> Message:
-    """An instruction to one site: query number `index`; it lives as long as the trip it belongs to."""
+def query_message(
+    content: bytes, *, index: int, node_id: int, seconds: float, created: float | None = None
+) -> Message:
+    """An instruction to one site: query number `index`; it lives as long as the trip it belongs to.
+
+    Arguments:
+        created: when it was made, to make the very same one again: Flower names messages by the hash of all that is in
+            them, and takes one that it has for what it is. None: now.
+    """
     record, kind = _record(content), f"query.{ACTION}"
-    return Message(record, dst_node_id=node_id, message_type=kind, ttl=seconds, group_id=str(index))
+    message = Message(
+        record, dst_node_id=node_id, message_type=kind, ttl=seconds, group_id=str(index)
+    )
+    if created is not None:
+        message.metadata.created_at = created
+    return message
 
 
 def answer_message(content: bytes, *, to: Message) -> Message:
@@ -61,12 +74,17 @@ def content_of(message: Message) -> bytes:
     return content
 
 
+def is_unreachable(message: Message) -> bool:
+    """Does Flower say, in the place of a site, that it is not there?"""
+    return message.has_error() and message.error.code == _NODE_UNAVAILABLE
+
+
 def refusal_of(message: Message) -> str | None:
     """Why the site did not answer, in words of our own, whatever a hostile one sends; None if it did."""
     if not message.has_error():
         return None
     code = message.error.code
-    if code == _NODE_UNAVAILABLE:
+    if is_unreachable(message):
         return "it could not be reached"
     if code not in set(Refusal):
         return f"Flower's error {code}"

@@ -19,13 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from privacy.errors import UserError
 from privacy.signing import SigningKey
+from study.files import write_new
 
 __all__ = [
     "create_key",
     "read_key",
     "read_public_key",
-    "sync_directory",
-    "write_new",
     "write_public_key",
 ]
 
@@ -70,32 +69,6 @@ def read_public_key(path: Path) -> bytes:
     if not isinstance(public, Ed25519PublicKey):
         raise UserError(f"{path} holds a key of another kind, not Ed25519")
     return public.public_bytes_raw()
-
-
-def write_new(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that is not there yet, whole or not at all; wait for the disk. Raises UserError if it is there."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError:
-        raise UserError(f"{path} exists, and is not written over") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_directory(path.parent)
-    except BaseException:  # half a key would be in the way of a whole one
-        path.unlink()
-        raise
-
-
-def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _content(path: Path) -> bytes:

@@ -28,6 +28,7 @@ from privacy.keystream import Keystream, derive_key
 from privacy.private_sum import released_sum
 from privacy.sampling import poisson_sample
 from server.rounds import Job, run_study
+from server.trips import Way
 from simulations.grid import InProcessGrid
 from study.codec import decode
 from study.contract import Data, Model, Privacy, Sites, Study, Training
@@ -137,7 +138,7 @@ def test_noise_is_scaled_to_the_norm_that_is_clipped_with(norm, training):
     assert 3.0 * clipped < noise < 3.0 * norm * 1.02
     # nothing that a query carries could change it: every one of a study meets the same mechanism
     head, _ = decode(query_of(one, index=2))
-    assert set(head) == {"kind", "declaration", "index", "function", "nonce", "receipts"}
+    assert set(head) == {"kind", "study", "index", "function", "nonce", "receipts"}
 
 
 # Updates were weighted by num_examples, which a client chooses and which breaks the sensitivity C / n.
@@ -295,7 +296,8 @@ def run_of(declaration, directory, records, *, apps=None):
         for (node, name), each in zip(names.items(), records, strict=True)
     }
     job = Job(
-        declaration=declaration, sites=names, directory=directory, durable=False,
+        declaration=declaration, sites=tuple(names.values()), directory=directory, durable=False,
+        way=Way(nodes=lambda: {name: node for node, name in names.items()}),
         entropy=lambda *labels: derive_key(KEY, "coordinator", *labels),
         roster=roster_for(declaration.sites) if Guarantee(declaration).masked else None,
     )  # fmt: skip

@@ -64,7 +64,8 @@ def init(
 
     Example: discreet federation init lab --name "Heart failure" --site north=north/site.pub --site south=south/site.pub
     """  # fmt: skip
-    from study.keyfiles import create_key, write_new, write_public_key
+    from study.files import write_new
+    from study.keyfiles import create_key, write_public_key
     from study.roster import Roster, SignedRoster
 
     with errors_explained(), _roster_explained():
@@ -118,7 +119,8 @@ def change(
 
     Example: discreet federation change lab/roster.json --add east=east.pub --key lab/federation.key --out roster-2.json
     """
-    from study.keyfiles import read_key, write_new
+    from study.files import write_new
+    from study.keyfiles import read_key
     from study.roster import SignedRoster
 
     with errors_explained(), _roster_explained():
@@ -157,7 +159,8 @@ def sign(
 
     Example: discreet federation sign roster-2.json --before roster.json --key north/site.key --out roster-2-north.json
     """
-    from study.keyfiles import read_key, write_new
+    from study.files import write_new
+    from study.keyfiles import read_key
 
     with errors_explained(), _roster_explained():
         signed, earlier, secret = _read(roster), _read(before).roster, read_key(key)
@@ -185,7 +188,7 @@ def pin(
 
     Example: discreet federation pin roster.json --site-dir north --fingerprint 1a2b-3c4d-5e6f-7890-1a2b-3c4d-5e6f-7890
     """
-    from server.checkpoint import write_whole
+    from study.files import write_whole
     from study.keyfiles import read_public_key
 
     with errors_explained(), _roster_explained():

@@ -139,7 +139,7 @@ def require_names(options: dict[str, str | None]) -> None:
 
 def write_lines(out: Path, lines: list[bytes], *, force: bool) -> None:
     """Write an export or receipts, whole or not at all; `force` replaces such a file alone. Raises UserError."""
-    from server.checkpoint import write_whole
+    from study.files import write_whole
 
     require_replaceable(out, _has_lines, "an export or receipts of a ledger", force=force)
     write_whole(out, b"".join(line + b"\n" for line in lines))

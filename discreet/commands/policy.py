@@ -43,7 +43,7 @@ def init(
 
     Example: discreet policy init policy.toml
     """
-    from server.checkpoint import write_whole
+    from study.files import write_whole
 
     with errors_explained():
         require_replaceable(file, _is_policy, "a policy", force=force)

@@ -115,7 +115,7 @@ def freeze(
     Example: discreet study freeze study.toml --data records.csv --out frozen.toml
     """
     from client.tables import require_bounds
-    from server.checkpoint import write_whole
+    from study.files import write_whole
     from study.freezing import to_toml
 
     with errors_explained():

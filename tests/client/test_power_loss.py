@@ -23,7 +23,7 @@ from audit.verify import verify_export
 from client.answers import RefusedError, Site
 from client.ledger import Ledger, create_ledger, read_ledger
 from privacy.errors import LedgerError
-from study.keyfiles import sync_directory
+from study.files import sync_directory
 from study.receipts import receipts_of
 
 LOG = LEDGER + "-wal"

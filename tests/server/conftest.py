@@ -15,6 +15,7 @@ from client.tables import Records
 from privacy.keystream import derive_key
 from privacy.secure_aggregation.messages import RoundRequest, is_message, message_of
 from server.rounds import Job, run_study
+from server.trips import Waits, Way
 from simulations.grid import InProcessGrid
 from study.contract import Data, Model, Privacy, Sites, Study, Training
 from study.declaration import Declaration
@@ -116,10 +117,12 @@ class Federation:
         }
         return InProcessGrid(apps, **other)
 
-    def job(self, **other):
+    def job(self, *, seconds=600.0, **other):
+        nodes = {name: node for node, name in self.names.items()}
         settings = {
             "declaration": self.declaration,
-            "sites": self.names,
+            "sites": tuple(self.names.values()),
+            "way": Way(nodes=lambda: nodes, waits=Waits(trip=seconds)),
             "directory": self.directory,
             "durable": False,
             "entropy": entropy_of("coordinator"),

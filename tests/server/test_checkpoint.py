@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from privacy.errors import DiscreetError, ProtocolError, UserError
-from server import checkpoint
-from server.checkpoint import Checkpoint, KeptSum, write_whole
+from server.checkpoint import Checkpoint, KeptSum
+from study import files
 from study.codec import decode, encode
+from study.files import write_whole
 from study.queries import SumQuery
 
 KEPT = KeptSum(
@@ -93,7 +94,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*_arguments):
         raise OSError("no power")
 
-    monkeypatch.setattr(checkpoint.Path, "replace", fail)
+    monkeypatch.setattr(files.Path, "replace", fail)
     with pytest.raises(OSError, match="no power"):
         write_whole(path, b"new, and longer")
     assert path.read_bytes() == b"old"
@@ -112,7 +113,7 @@ def test_a_full_disk_names_the_file_that_was_asked_for_and_leaves_nothing(tmp_pa
     def fail(_file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left") as error:
         write_whole(tmp_path / "file", b"content")
     assert error.value.filename == str(tmp_path / "file")
@@ -129,10 +130,10 @@ def test_a_file_in_no_directory_is_refused_by_its_name(tmp_path):
 
 def test_a_durable_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     order = []
-    fsync, replace = checkpoint.os.fsync, checkpoint.Path.replace
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda file: (order.append("sync"), fsync(file)))
+    fsync, replace = files.os.fsync, files.Path.replace
+    monkeypatch.setattr(files.os, "fsync", lambda file: (order.append("sync"), fsync(file)))
     monkeypatch.setattr(
-        checkpoint.Path, "replace", lambda *paths: (order.append("replace"), replace(*paths))
+        files.Path, "replace", lambda *paths: (order.append("replace"), replace(*paths))
     )
     write_whole(tmp_path / "file", b"content")
     assert order == ["sync", "replace", "sync"]  # the file, its name, the directory

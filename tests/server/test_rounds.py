@@ -36,6 +36,9 @@ class FakeClock:
     def monotonic(self):
         return self.now
 
+    def time(self):
+        return 1_700_000_000.0 + self.now
+
     def sleep(self, seconds):
         self.now += seconds
 
@@ -54,6 +57,7 @@ class Relay:
     def __init__(self, grid, change):
         self._grid, self._change = grid, change
         self.pushed = []
+        self.run = grid.run
 
     def push_messages(self, messages):
         self.pushed.append(list(messages))
@@ -550,7 +554,7 @@ def test_every_message_is_a_query_to_one_site_that_expires_with_its_trip(make_fe
 def test_a_roster_of_another_size_than_declared_is_refused(make_federation):
     federation = make_federation()
     with pytest.raises(StudyError, match="Expected 3 sites, as declared, found 2"):
-        federation.run(sites={2: "site-1", 3: "site-2"})
+        federation.run(sites=("site-1", "site-2"))
     assert not federation.directory.exists()
 
 

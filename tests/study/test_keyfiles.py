@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privacy.errors import UserError
-from study import keyfiles
-from study.keyfiles import create_key, read_key, read_public_key, write_new, write_public_key
+from study import files
+from study.files import write_new
+from study.keyfiles import create_key, read_key, read_public_key, write_public_key
 
 OTHERS = {
     "rsa": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
@@ -70,7 +71,7 @@ def test_a_private_key_is_its_owners_alone_from_its_first_moment(tmp_path, monke
         modes.append(stat.S_IMODE(os.fstat(handle).st_mode) if flags & os.O_CREAT else None)
         return handle
 
-    monkeypatch.setattr(keyfiles.os, "open", watched)
+    monkeypatch.setattr(files.os, "open", watched)
     create_key(tmp_path / "site.key")
     assert modes[0] == 0o600 & ~umask
     assert stat.S_IMODE((tmp_path / "site.key").stat().st_mode) == 0o600 & ~umask
@@ -116,9 +117,9 @@ def test_half_a_key_is_not_left_in_the_way(tmp_path, monkeypatch, failing):
 
     with monkeypatch.context() as patch:
         if failing == "fsync":
-            patch.setattr(keyfiles.os, "fsync", full)
+            patch.setattr(files.os, "fsync", full)
         else:
-            patch.setattr(keyfiles.os, "fdopen", full)
+            patch.setattr(files.os, "fdopen", full)
         with pytest.raises(OSError, match="No space"):
             create_key(tmp_path / "site.key")
     assert list(tmp_path.iterdir()) == []
