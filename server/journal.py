@@ -138,7 +138,7 @@ class Journal:
         if asked["hashes"] != hashes:
             raise ProtocolError(
                 f"Expected to ask in trip {number} what was asked before the interruption, found something else",
-                hint="was the program changed meanwhile? without the journal a spare query is asked; this one stays charged",
+                hint="was the program changed? without the journal a spare query is asked; this one stays charged",
             )
         found = {site: bytes.fromhex(each) for site, each in asked["nonces"].items()}
         return _read(TripJournal(found, place=place), place)
@@ -159,7 +159,8 @@ def _read(trip: TripJournal, place: Path) -> TripJournal:
             trip.pushed.extend(Pushed(**each) for each in values)
         else:
             for each, content in zip(values, blobs, strict=True):
-                trip.heard[each.pop("site")] = Heard(**{**each, "content": content})
+                site = each.pop("site")
+                trip.heard[site] = Heard(**{**each, "content": content})
         trip.parts = max(trip.parts, int(path.stem) + 1)
     return trip
 
