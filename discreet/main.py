@@ -12,7 +12,17 @@ import typer
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from discreet.commands import demo, federation, ledger, policy, release, simulate, study
+from discreet.commands import (
+    coordinator,
+    demo,
+    federation,
+    ledger,
+    policy,
+    release,
+    simulate,
+    site,
+    study,
+)
 
 __all__ = ["app"]
 
@@ -26,6 +36,8 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(policy.app, name="policy")
 app.add_typer(federation.app, name="federation")
 app.add_typer(release.app, name="release")
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(site.app, name="site")
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 

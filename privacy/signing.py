@@ -17,8 +17,8 @@ PROTOCOL = 1
 """Version of messages and derivations: in every signature, derivation and declaration, so in every study's hash."""
 
 Tag = Literal["instruction", "ledger", "receipt", "reply", "roster", "setup", "survivors"]
-"""What is signed: a coordinator's instruction, an entry, a receipt of an upload, a site's reply, a roster, a key for one
-session, one set of survivors."""
+"""What is signed: a coordinator's instruction, an entry, a receipt of an upload, a site's reply, a roster, a key for
+one session, one set of survivors."""
 
 
 class SigningKey:

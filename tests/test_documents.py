@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from client.directory import SECTIONS as SITE_SECTIONS
 from client.policy import SECTIONS as POLICY_SECTIONS
 from client.policy import Policy, parse_policy, policy_to_values
 from discreet.main import app
+from server.directory import SECTIONS as COORDINATOR_SECTIONS
 from server.release import write_release
 from server.report import FILES
 from study.parsing import SECTIONS, parse_study
@@ -175,20 +177,28 @@ def test_what_the_makefile_and_ci_run_exists():
             check_command(arguments_of(line.partition("$(BIN)/")[2]))
 
 
-ALL_SECTIONS = SECTIONS | POLICY_SECTIONS
+PLACES = [
+    (name, owner)
+    for sections in (COORDINATOR_SECTIONS, SITE_SECTIONS)
+    for name, owner in sections.items()
+]
+ALL_SECTIONS = SECTIONS | POLICY_SECTIONS | dict(PLACES)
 POLICY_SETTINGS = {
     f"{section}.{name}" for section, owner in POLICY_SECTIONS.items() for name in settings_of(owner)
 }
 SETTINGS = {
     f"{section}.{name}" for section, owner in SECTIONS.items() for name in settings_of(owner)
 } | {"data.bounds", *POLICY_SETTINGS}
+SETTINGS |= {f"{section}.{name}" for section, owner in PLACES for name in settings_of(owner)}
+DEPLOYED = {"invitation.json", "sites.json"}
+"""Files of a coordinator's directory (`server/directory.py`)."""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_that_is_named_with_its_section_exists(name):
     for code in INLINE.findall(prose_of(name)):
         match = re.fullmatch(rf"\[?({'|'.join(ALL_SECTIONS)})\.(\w+)\]?(?: = .*)?", code)
-        if match and match[2] not in ("py", "toml") and code not in FILES:
+        if match and match[2] not in ("py", "toml") and code not in {*FILES, *DEPLOYED}:
             assert f"{match[1]}.{match[2]}" in SETTINGS, code
 
 
@@ -239,7 +249,7 @@ def test_every_file_of_a_release_that_is_named_is_written():
     for name in NAMES:
         for code in INLINE.findall(prose_of(name)):
             if re.fullmatch(r"[\w]+\.(json|jsonl|safetensors|html)", code):
-                assert code in FILES, (name, code)
+                assert code in FILES or code in DEPLOYED, (name, code)
     assert write_release.__doc__
 
 

@@ -132,6 +132,62 @@ def freeze(
             print_json(study_to_values(frozen))
 
 
+@app.command("declare")
+def declare_study(
+    file: File,
+    roster: Annotated[
+        Path, typer.Option(help="The signed roster of the sites that are to take part.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", help="Where the declaration goes; never written over."
+        ),
+    ] = Path("declaration.json"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Take the columns from this file, if the study does not name them."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Declare one run of a study for the sites of a roster: nothing is left open, and its hash is its identity.
+
+    The declaration goes to every site, whose operator approves this very run, and to the coordinator. Declared again,
+    it is another run, with a budget of its own.
+
+    Example: discreet study declare frozen.toml --roster lab/roster.json --out declaration.json
+    """
+    import secrets
+
+    from privacy.errors import ProtocolError
+    from study.files import write_new
+    from study.guarantee import declare
+    from study.roster import SignedRoster
+
+    with errors_explained():
+        study = read_study(file)
+        if isinstance(study.data.features, str):
+            study, _ = with_table(study, data)
+        try:
+            signed = SignedRoster.from_bytes(roster.read_bytes())
+            signed.check_signed()
+        except OSError as error:
+            raise UserError(f"{roster} cannot be read: {error.strerror}") from error
+        except ProtocolError as error:
+            raise UserError(f"{roster}: {error.message}") from error
+        declaration = declare(
+            study, sites=len(signed.roster.sites), nonce=secrets.token_hex(16), roster=signed.roster.hash
+        )  # fmt: skip
+        write_new(out, declaration.content, 0o644)
+        say(
+            f"Wrote {out}: {study.name} for {declaration.sites} sites, study {declaration.hash[:12]}."
+        )
+        if json:
+            print_json({"file": str(out), "study": declaration.hash, "sites": declaration.sites})
+
+
 app.command()(forecast)
 
 

@@ -1,0 +1,194 @@
+"""The executor of a site, `python -m client.executor DIR`: it has the network and no records; its worker the reverse.
+
+    SuperNode's runtime --task, message--> executor --objects--> worker (confined)
+                        <-----reply------          <--objects---
+
+It carries bytes. What it understands of a message is whom to reply to: a worker that dies, is taken over, takes too
+long or too much memory has its message answered with a fixed code, at once and without a reason. What a worker replies
+is passed on if it is a reply to that very message, and nothing else.
+
+Killed itself, it goes on where it was when it is started again: the task in hand is on the disk
+(`client/assignment.py`), and the worker, asked once more, has the same bytes in its ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from client.assignment import Assignment, AssignmentFile
+from client.confinement import forbid_dumps
+from client.directory import SiteDirectory
+from client.journal import note, note_error
+from client.locks import hold
+from client.parcels import Reply, Request
+from client.processes import executor_process
+from client.replies import asked_by, checked_reply, error_reply
+from client.runtime import NoMessageError, Runtime, RuntimeGoneError, TaskLostError, TaskRuntime
+from client.tending import Worker
+from privacy.errors import DiscreetError, ProtocolError, UserError
+
+__all__ = ["Executor", "executor_process", "main"]
+
+_MEMORY = 4_000_000_000  # bytes of address space: some messages of the largest kind
+_STOP_SECONDS = 10.0
+_START_SECONDS = 60.0
+_GONE_PAUSE = 1.0
+
+
+class Executor:
+    """Answers messages, one after another, until it is stopped."""
+
+    def __init__(self, directory: SiteDirectory) -> None:
+        settings = directory.settings()
+        self._seconds, self._poll = settings.limits.seconds, settings.limits.poll_seconds
+        self._runtime = Runtime(settings.network.runtime_port, _secret_of(directory))
+        self._file = AssignmentFile(directory / "task")
+        self._worker = Worker(directory)
+        self._stopping, self._end = threading.Event(), float("inf")
+        self._silent = False
+
+    def stop(self) -> None:
+        """Finish the message in hand, if that does not take long, and leave."""
+        if not self._stopping.is_set():
+            self._end = time.monotonic() + _STOP_SECONDS
+            self._stopping.set()
+
+    def run(self) -> None:
+        """Work. Raises UserError if the worker cannot."""
+        try:
+            if (
+                self._file.read() is None
+            ):  # else it is asked as soon as it can be: a token waits for no one
+                self._start()
+            while not self._stopping.is_set():
+                self._worker.tend()
+                if not self._step():
+                    self._stopping.wait(self._poll)
+        finally:
+            self._worker.stop()
+            self._runtime.close()
+
+    def _start(self) -> None:
+        """The first worker, which waits for the last one of a killed executor to finish what it has begun."""
+        end = time.monotonic() + self._seconds + _START_SECONDS
+        try:
+            self._worker.start(lambda: time.monotonic() < end and not self._stopping.is_set())
+        except UserError:
+            if not self._stopping.is_set():
+                raise
+
+    def _step(self) -> bool:
+        """Work on the task in hand, or else on the next one; False if there is none."""
+        try:
+            assignment = self._file.read() or self._runtime.acquire()
+            self._silent = False
+        except RuntimeGoneError as error:
+            if not self._silent:
+                note(f"{error.message}; asking again")
+            self._silent = True
+            self._stopping.wait(_GONE_PAUSE)
+            return False
+        if assignment is None:
+            return False
+        try:
+            self._work_on(self._file.write(assignment))
+        except (TaskLostError, NoMessageError, RuntimeGoneError) as error:
+            note(f"A task is given up, and the SuperNode replies for it: {error.message}")
+        self._file.clear()
+        return True
+
+    def _work_on(self, assignment: Assignment) -> None:
+        """Message -> answer -> reply, each on the disk before the next."""
+        with self._runtime.task(assignment.token) as task:
+            if assignment.message is None:
+                task.begin()
+                message, tree = task.message(self._waiting(self._seconds))
+                assignment = self._file.write(replace(assignment, message=message, tree=tree))
+            if assignment.reply is None:
+                reply = self._answer(task, assignment)
+                assignment = self._file.write(replace(assignment, reply=reply))
+            self._push(task, assignment)
+            task.done(assignment.run, assignment.tree)
+
+    def _push(self, task: TaskRuntime, assignment: Assignment) -> None:
+        reply = assignment.reply
+        if reply is None or (assignment.registered and not task.has(reply)):
+            return  # it was sent, and forgotten: once more would be another message
+        session, wanted = task.register(reply)
+        self._file.write(replace(assignment, registered=True))
+        task.upload(assignment.run, reply, session, wanted)
+
+    def _answer(self, task: TaskRuntime, assignment: Assignment) -> Reply:
+        """The worker's reply, or the fixed code."""
+        message = assignment.message or b""
+        waiting = self._waiting(self._seconds)
+        try:
+            asked = asked_by(message, run=assignment.run)
+            objects = task.objects(assignment.tree, waiting)
+            request = Request(
+                run=assignment.run, node=asked.node, task=assignment.task, message=asked.message, objects=objects
+            )  # fmt: skip
+            del objects
+            content = self._worker.ask(request.to_bytes(), waiting)
+            if content is not None:
+                return checked_reply(content, to=asked)
+            note("A message has no answer; why stands in the worker's log")
+        except (NoMessageError, ProtocolError) as error:
+            note(f"A message has no answer: {error.message}")
+        except MemoryError:
+            note("A message has no answer: it is too large for the executor's memory")
+        return error_reply(message, task=assignment.task)
+
+    def _waiting(self, seconds: float) -> Callable[[], bool]:
+        """Is there still time? That ends sooner once the executor is to stop."""
+        end = time.monotonic() + seconds
+        return lambda: time.monotonic() < min(end, self._end)
+
+
+def _secret_of(directory: SiteDirectory) -> bytes:
+    try:
+        secret = (directory / "superexec.secret").read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"superexec.secret cannot be read: {error.strerror}", hint="discreet site init makes it"
+        ) from error
+    if not secret:
+        raise UserError("superexec.secret is empty", hint="remove it; discreet site init makes it")
+    return secret
+
+
+def main(arguments: list[str]) -> int:
+    """Run the executor of a directory until a signal stops it."""
+    os.umask(0o077)
+    forbid_dumps()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = _MEMORY if hard == resource.RLIM_INFINITY else min(_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))  # a soft limit: the worker has its own
+    try:
+        directory = SiteDirectory(Path(arguments[0]))
+        hold(directory / "executor.lock")
+        executor = Executor(directory)
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            executor.stop()
+
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, stop)
+        executor.run()
+    except DiscreetError as error:
+        note_error("The executor cannot work", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

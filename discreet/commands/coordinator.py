@@ -1,0 +1,356 @@
+"""`discreet coordinator`: the server of a federation. It adds up what it cannot read, and is trusted with no noise."""
+
+from __future__ import annotations
+
+import json as jsons
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from discreet.commands.shared import Json
+from discreet.console import (
+    errors_explained,
+    print_json,
+    print_table,
+    progress_of_rounds,
+    results,
+    say,
+)
+from privacy.errors import DiscreetError, ProtocolError, UserError
+
+if TYPE_CHECKING:
+    from server.directory import CoordinatorDirectory
+    from study.declaration import Declaration
+    from study.roster import SignedRoster
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The server of a federation: SuperLink behind a gateway, and the ServerApp that is installed here.\n\n"
+    "It adds up masked answers; noise and budgets are the sites' own. "
+    "Start with: discreet coordinator init DIR --host federation.example.org",
+)  # fmt: skip
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's directory.")]
+_LOOK = 0.3
+
+
+@app.command()
+def init(
+    directory: Directory,
+    host: Annotated[str, typer.Option(help="Name or address by which sites will reach it.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for sites.")] = 9443,
+    superlink_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of SuperLink, on the loopback alone.")
+    ] = 9444,
+    json: Json = False,
+) -> None:
+    """Make a coordinator: its keys, its own certificate authority, its settings, and an invitation for the sites.
+
+    invitation.json goes to every site, with its fingerprint by another way, such as the telephone.
+
+    Example: discreet coordinator init coordinator --host federation.example.org
+    """
+    import secrets
+
+    from server.authority import create_authority
+    from server.directory import Network, Settings, settings_text
+    from study.files import write_new
+    from study.invitation import Invitation
+    from study.keyfiles import create_key, write_public_key
+
+    with errors_explained():
+        if directory.exists() and any(directory.iterdir()):
+            raise UserError(f"{directory} is not empty", hint="give a new directory")
+        settings = Settings(network=Network(host=host, port=port, superlink_port=superlink_port))
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        create_authority(directory, host)
+        key = create_key(directory / "coordinator.key")
+        write_public_key(directory / "coordinator.pub", key)
+        write_new(directory / "superexec.secret", secrets.token_hex(32).encode(), 0o600)
+        for name in ("flower", "studies", "tasks", "logs"):
+            (directory / name).mkdir(mode=0o700)
+        name = f"[{host}]" if ":" in host else host
+        invitation = Invitation(
+            address=f"{name}:{port}", certificate=(directory / "ca.pem").read_text(), key=key.public.hex()
+        )  # fmt: skip
+        write_new(directory / "invitation.json", invitation.to_bytes(), 0o644)
+        write_new(directory / "coordinator.toml", settings_text(settings).encode(), 0o644)
+        say(
+            f"Made {directory}. Give {directory / 'invitation.json'} to every site; its fingerprint is"
+        )
+        say(f"    {invitation.fingerprint}")
+        if json:
+            print_json(
+                {
+                    "directory": str(directory),
+                    "address": invitation.address,
+                    "fingerprint": invitation.fingerprint,
+                }
+            )
+
+
+@app.command()
+def add(
+    directory: Directory,
+    node: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=FILE...", help="A site of the roster and its node key, node.pub."
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Let sites connect: each by its name on the roster and the public key of its node. A running coordinator notices.
+
+    A node key says who may connect. Whose answers count is the roster's to say.
+
+    Example: discreet coordinator add coordinator north=north/node.pub south=south/node.pub
+    """  # fmt: skip
+    with errors_explained():
+        opened = _opened(directory)
+        given = {name: b64encode(key).decode() for name, key in map(_node_of, node)}
+        sites = opened.sites() | given
+        if len(set(sites.values())) < len(sites):
+            raise UserError(
+                "Expected a node key of its own for each site", hint="discreet site init makes one"
+            )
+        _write_sites(opened, sites)
+        say(f"{', '.join(given)} may connect; {len(sites)} sites in all.")
+        if json:
+            print_json({"sites": sorted(sites)})
+
+
+@app.command()
+def remove(
+    directory: Directory,
+    name: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Sites that may connect no longer.")
+    ],
+    json: Json = False,
+) -> None:
+    """Let sites connect no longer: they are refused at once. What they have answered stays in the sums.
+
+    Example: discreet coordinator remove coordinator south
+    """  # fmt: skip
+    with errors_explained():
+        opened = _opened(directory)
+        sites = opened.sites()
+        unknown = [each for each in name if each not in sites]
+        if unknown:
+            raise UserError(
+                f"There is no site {unknown[0]}", hint=f"there are {', '.join(sites) or 'none'}"
+            )
+        _write_sites(opened, {each: key for each, key in sites.items() if each not in name})
+        say(f"{', '.join(name)} may connect no longer.")
+        if json:
+            print_json({"sites": sorted(set(sites) - set(name))})
+
+
+@app.command()
+def start(directory: Directory) -> None:
+    """Run the coordinator until Ctrl-C: SuperLink on the loopback, the gateway for sites, the supervisor of studies.
+
+    Whatever dies is started again, and goes on where it was. Logs are in DIR/logs.
+
+    Example: discreet coordinator start coordinator
+    """
+    from discreet.processes import Service, keep_going, stop_on_signals
+    from server.gateway import gateway_process
+    from server.superlink import superlink_process
+    from server.supervisor import supervisor_process
+
+    with errors_explained():
+        opened = _opened(directory)
+        network = opened.settings().network
+        services = [
+            Service(superlink_process(opened), ending=5.0),
+            Service(gateway_process(opened)),
+            Service(supervisor_process(opened)),
+        ]
+        stop = stop_on_signals()
+        say(f"Sites reach this coordinator at {network.host}:{network.port}. Stop with Ctrl-C.")
+        keep_going(services, opened / "logs", stop, say)
+
+
+@app.command()
+def run(
+    directory: Directory,
+    declaration: Annotated[
+        Path, typer.Argument(metavar="DECLARATION", help="What discreet study declare has written.")
+    ],
+    roster: Annotated[Path, typer.Option(help="The signed roster that it was declared for.")],
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start it, and do not wait for its end.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run a study that its sites have approved, and wait for its release. Given again, it shows the same run.
+
+    It goes on when this command is interrupted, and when the coordinator dies and comes back.
+
+    Example: discreet coordinator run coordinator declaration.json --roster lab/roster.json
+    """
+    from server.submission import submit
+    from server.superlink import Control
+    from server.supervisor import study_started
+
+    with errors_explained(
+        interrupted="The study goes on; give the command again to see how far it is."
+    ):
+        opened = _opened(directory)
+        declared = _declaration(declaration)
+        place = submit(opened, declared, _roster(roster))
+        if not (place / "run.json").exists() and not (place / "outcome.json").exists():
+            with Control(opened) as control:
+                study_started(place, control.start_run(declared.hash))
+        if detach:
+            say(f"Study {declared.hash[:12]} has begun.")
+            if json:
+                print_json({"study": declared.hash, "directory": str(place)})
+            return
+        summary = _followed(place, declared, quiet=json)
+        if json:
+            print_json(summary)
+        else:
+            print_table("Result", {
+                "study": summary["study"], "rounds": f"{summary['rounds']} of {summary['rounds_declared']}",
+                "epsilon": str(summary["epsilon"]), "release": str(place / "release"),
+                "report": str(place / "release" / "report.html"),
+            }, to=results)  # fmt: skip
+
+
+@app.command()
+def status(directory: Directory, json: Json = False) -> None:
+    """Show which sites are connected, and how far each study has come.
+
+    Example: discreet coordinator status coordinator
+    """
+    from base64 import b64decode
+
+    from server.superlink import Control
+
+    with errors_explained():
+        opened = _opened(directory)
+        with Control(opened) as control:
+            nodes = control.nodes()
+        sites = {
+            name: "connected" if (node := nodes.get(b64decode(key))) and node.is_online else "not connected"
+            for name, key in opened.sites().items()
+        }  # fmt: skip
+        studies = {
+            path.parent.name: _progress(path.parent)
+            for path in (opened / "studies").glob("*/declaration.json")
+        }
+        if json:
+            print_json({"sites": sites, "studies": studies})
+            return
+        print_table("Sites", sites or {"": "none yet"}, to=results)
+        print_table("Studies", studies or {"": "none yet"}, to=results)
+
+
+def _opened(directory: Path) -> CoordinatorDirectory:
+    from server.directory import CoordinatorDirectory
+
+    return CoordinatorDirectory(directory)
+
+
+def _node_of(given: str) -> tuple[str, bytes]:
+    """Name and PEM, as Flower's header carries it, of NAME=FILE."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        PublicFormat,
+        load_ssh_public_key,
+    )
+
+    name, found, path = given.partition("=")
+    if not found or not name:
+        raise UserError(f"{given}: expected NAME=FILE", hint="such as north=north/node.pub")
+    try:
+        key = load_ssh_public_key(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UserError(
+            f"{path} is not a node's public key", hint="give the site's node.pub"
+        ) from error
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise UserError(f"{path} holds a key of another kind", hint="give the site's node.pub")
+    return name, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _write_sites(directory: CoordinatorDirectory, sites: dict[str, str]) -> None:
+    from study.files import write_whole
+
+    write_whole(directory / "sites.json", jsons.dumps(sites, indent=1, sort_keys=True).encode())
+
+
+def _declaration(path: Path) -> Declaration:
+    from study.declaration import Declaration
+
+    try:
+        return Declaration.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}", hint="discreet study declare writes one"
+        ) from error
+    except ProtocolError as error:
+        raise UserError(
+            f"{path} is no declaration: {error.message}", hint="discreet study declare writes one"
+        ) from error
+
+
+def _roster(path: Path) -> SignedRoster:
+    from study.roster import SignedRoster
+
+    try:
+        return SignedRoster.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ProtocolError as error:
+        raise UserError(f"{path} is no roster: {error.message}") from error
+
+
+def _followed(place: Path, declaration: Declaration, *, quiet: bool) -> dict[str, Any]:
+    """Show progress until the study is over; its summary. Raises DiscreetError if it has failed."""
+    total = declaration.study.training.rounds
+    with progress_of_rounds(total, quiet=quiet) as show:
+        while not (place / "outcome.json").exists():
+            for line in _lines(place / "progress.jsonl"):
+                loss = "" if line["loss"] is None else f"loss {line['loss']:.4g}"
+                missing = ", ".join(line["missing"])
+                show(line["round"], f"{loss}{'  without ' + missing if missing else ''}")
+            time.sleep(_LOOK)
+        outcome = jsons.loads((place / "outcome.json").read_bytes())
+        if "failed" in outcome:
+            raise DiscreetError(f"The study has failed: {outcome['failed']}", hint=outcome["hint"])
+        show(total, "")
+    return dict(outcome["summary"])
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines that are whole already."""
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                yield jsons.loads(line)
+
+
+def _progress(place: Path) -> str:
+    if (place / "outcome.json").exists():
+        outcome = jsons.loads((place / "outcome.json").read_bytes())
+        return (
+            f"failed: {outcome['failed']}"
+            if "failed" in outcome
+            else f"released in {place / 'release'}"
+        )
+    rounds = [line["round"] for line in _lines(place / "progress.jsonl")]
+    return f"round {max(rounds, default=0)}" if (place / "run.json").exists() else "submitted"

@@ -1,0 +1,206 @@
+"""`discreet site`: a data-holding site, connected. It dials out, and runs only what is installed here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from discreet.commands.shared import Json
+from discreet.console import errors_explained, print_json, say
+from privacy.errors import ProtocolError, UserError
+
+if TYPE_CHECKING:
+    from study.invitation import Invitation
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A data-holding site, connected to its federation. It opens no port to the outside, and runs no code that the "
+    "server ships.\n\n"
+    "Its directory is that of its ledger: discreet ledger register makes it. "
+    "Then: discreet site init DIR --invitation invitation.json --fingerprint ...",
+)  # fmt: skip
+
+Directory = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The site's directory, with its ledger.")
+]
+
+
+@app.command()
+def init(
+    directory: Directory,
+    invitation: Annotated[
+        Path, typer.Option(help="What the coordinator has sent: invitation.json.")
+    ],
+    fingerprint: Annotated[
+        str, typer.Option(help="Of the invitation, as the coordinator says it by telephone.")
+    ],
+    port: Annotated[
+        int,
+        typer.Option(min=1, max=65535, help="Port of the site's own parts, on the loopback alone."),
+    ] = 9094,
+    json: Json = False,
+) -> None:
+    """Prepare a site to connect: pin its coordinator, and make the key of its node.
+
+    node.pub goes to the coordinator, which lets the node connect. The key that counts, the site's identity, stays here.
+
+    Example: discreet site init site --invitation invitation.json --fingerprint 1a2b-3c4d-5e6f-7890-1a2b-3c4d-5e6f-7890
+    """
+    import secrets
+
+    from client.directory import Network, Settings, SiteDirectory, settings_text
+    from client.supernode import create_node_key
+    from study.files import write_whole
+
+    with errors_explained():
+        if not (directory / "ledger.sqlite").is_file():
+            raise UserError(
+                f"{directory} has no ledger",
+                hint=f"discreet ledger register DATA --ledger {directory}",
+            )
+        if (directory / "node.key").exists():
+            raise UserError(
+                f"{directory} was prepared already",
+                hint="to join another coordinator, move node.key and site.toml away",
+            )
+        found = _invitation(invitation)
+        if found.fingerprint != fingerprint.strip().lower():
+            raise UserError(
+                f"The invitation's fingerprint is {found.fingerprint}, not {fingerprint}",
+                hint="ask the coordinator by telephone; if it is another there too, somebody has replaced the file",
+            )
+        for name in ("flower", "studies", "logs"):
+            (directory / name).mkdir(mode=0o700, exist_ok=True)
+        settings = Settings(network=Network(coordinator=found.address, runtime_port=port))
+        write_whole(directory / "ca.pem", found.certificate.encode())
+        write_whole(directory / "coordinator.pub", _public_pem(found.key))
+        write_whole(directory / "superexec.secret", secrets.token_hex(32).encode(), mode=0o600)
+        write_whole(directory / "site.toml", settings_text(settings).encode())
+        create_node_key(SiteDirectory(directory))  # last: with it the site is prepared
+        say(
+            f"{directory} is prepared for {found.address}. Send {directory / 'node.pub'} to the coordinator."
+        )
+        if json:
+            print_json(
+                {
+                    "directory": str(directory),
+                    "coordinator": found.address,
+                    "node": str(directory / "node.pub"),
+                }
+            )
+
+
+def _invitation(path: Path) -> Invitation:
+    from study.invitation import Invitation
+
+    try:
+        return Invitation.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ProtocolError as error:
+        raise UserError(f"{path} is no invitation: {error.message}") from error
+
+
+def _public_pem(key: str) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@app.command()
+def approve(
+    directory: Directory,
+    declaration: Annotated[
+        Path,
+        typer.Argument(metavar="DECLARATION", help="The study, as its researcher has declared it."),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The records: .csv, .parquet or .npz. Default: the study's built-in set.",
+        ),
+    ] = None,
+    data_set: Annotated[
+        str | None,
+        typer.Option(help="Their name in the ledger. Default: the file's without its ending."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take part in a study: its whole cost is reserved now, and the site answers it from now on, running or not.
+
+    Read it first: discreet study show, and discreet policy check.
+
+    Example: discreet site approve site declaration.json --data records.csv
+    """
+    from client.approvals import approve as approve_study
+    from client.directory import SiteDirectory
+
+    with errors_explained():
+        opened = SiteDirectory(directory)
+        name = data_set or (data.stem if data is not None else None)
+        if name is None:
+            raise UserError("Which data set?", hint="give --data, or --data-set for a built-in one")
+        try:
+            content = declaration.read_bytes()
+        except OSError as error:
+            raise UserError(f"{declaration} cannot be read: {error.strerror}") from error
+        approval = approve_study(opened, content, data=data, data_set=name)
+        study = approval.declaration
+        say(f"{directory} takes part in {study.study.name}, {study.hash[:12]}, with {name}.")
+        if json:
+            print_json({"study": study.hash, "name": study.study.name, "data_set": name})
+
+
+@app.command()
+def check(directory: Directory, json: Json = False) -> None:
+    """Say what would keep the site from taking part, each with what to do about it; exit code 1 if there is anything.
+
+    Example: discreet site check site
+    """
+    from client.directory import SiteDirectory
+    from client.doctor import problems
+
+    with errors_explained():
+        found = problems(SiteDirectory(directory))
+        for each in found:
+            say(f"- {each}")
+        if not found:
+            say("Nothing is in the way.")
+        if json:
+            print_json({"problems": found})
+        if found:
+            raise typer.Exit(1)
+
+
+@app.command()
+def start(directory: Directory) -> None:
+    """Run the site until Ctrl-C: a SuperNode that dials the coordinator, and the executor that answers for it.
+
+    Whatever dies is started again. Logs are in DIR/logs.
+
+    Example: discreet site start site
+    """
+    from client.directory import SiteDirectory
+    from client.processes import executor_process, supernode_process
+    from discreet.processes import Service, keep_going, stop_on_signals
+
+    with errors_explained():
+        opened = SiteDirectory(directory)
+        # A process of its own: what it needs to look at a ledger would stay in this one for as long as it runs.
+        subprocess.run([sys.executable, "-P", "-m", "client.doctor", str(directory)], check=False)  # noqa: S603
+        services = [
+            Service(supernode_process(opened)),
+            Service(executor_process(opened), ending=15.0),
+        ]
+        stop = stop_on_signals()
+        say(f"Connecting to {opened.settings().network.coordinator}. Stop with Ctrl-C.")
+        keep_going(services, opened / "logs", stop, say)

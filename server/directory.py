@@ -1,0 +1,185 @@
+"""The directory of a coordinator: its keys, certificates and settings, who may come, and the studies that it runs.
+
+coordinator.toml                       settings
+coordinator.key  coordinator.pub       signs every instruction; sites pin the public half
+ca.pem  ca.key                         the coordinator's own authority; sites pin the certificate
+gateway.pem  gateway.key               for sites
+superlink.pem  superlink.key           for the loopback alone
+superexec.secret                       who may take tasks from SuperLink
+sites.json                             public keys of the sites' SuperNodes, by name
+flower/                                what Flower's parts write: SuperLink's database
+tasks/                                 tokens of the runs that are under way
+studies/HASH/                          one study: declaration, roster, sums so far, release
+logs/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privacy.errors import UserError
+from study.settings import check, setting
+from study.settings_file import (
+    Document,
+    arguments_of,
+    check_head,
+    parse_settings,
+    read_text,
+    section_text,
+    values_of,
+)
+
+__all__ = ["CoordinatorDirectory", "Limits", "Network", "Settings", "Waits", "settings_text"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Where the parts listen."""
+
+    host: str = setting(
+        "Name or address by which sites reach this coordinator; it stands in the certificate."
+    )
+    port: int = setting("Port for sites.", default=9443, at_least=1, at_most=65535)
+    listen: str = setting("Address on which that port is opened.", default="0.0.0.0")  # noqa: S104  sites dial in
+    superlink_port: int = setting(
+        "Port of SuperLink, on the loopback alone.", default=9444, at_least=1, at_most=65535
+    )
+
+    def __post_init__(self) -> None:
+        check(self, "network")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one site may do to the others."""
+
+    hold_seconds: float = setting(
+        "How long a site's question for work is held open while there is none. Below 30, where SuperNodes give up.",
+        default=20.0,
+        above=0,
+        at_most=25,
+    )
+    poll_seconds: float = setting(
+        "How often SuperLink is asked meanwhile; more sites want longer, as SuperLink is one process.",
+        default=0.2,
+        above=0,
+        at_most=10,
+    )
+    heartbeat_seconds: float = setting(
+        "Longest interval of heartbeats that is accepted: twice that later a dead site is known to be dead.",
+        default=60.0,
+        at_least=30,
+        at_most=1800,
+    )
+    ttl_seconds: float = setting(
+        "Longest life of a reply in SuperLink's database.", default=7200.0, above=0, at_most=86400
+    )
+    round_bytes: int = setting(
+        "Bytes that a site may send for one instruction.", default=1_000_000_000, at_least=1_000_000
+    )
+    object_bytes: int = setting(
+        "Largest object that a site may send; a vector is one. The gateway holds twice as much in memory at most.",
+        default=256_000_000,
+        at_least=1_000_000,
+        at_most=900_000_000,
+    )
+    connections: int = setting(
+        "Connections that are open at a time, of sites and strangers together.",
+        default=512,
+        at_least=16,
+        at_most=10_000,
+    )
+
+    def __post_init__(self) -> None:
+        check(self, "limits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waits:
+    """For how long the coordinator waits."""
+
+    trip_seconds: float = setting(
+        "For answers to one instruction; who has not answered by then is missing from the sum.",
+        default=600.0,
+        above=0,
+        at_most=7200,
+    )
+    again_seconds: float = setting(
+        "Until a silent site is asked again, with the same bytes: the message may have died with a process.",
+        default=20.0,
+        above=0,
+    )
+    unreachable_seconds: float = setting(
+        "For a site that is not connected, before it is missing.", default=60.0, at_least=0
+    )
+
+    def __post_init__(self) -> None:
+        check(self, "waits")
+
+
+SECTIONS: Mapping[str, type] = {"network": Network, "limits": Limits, "waits": Waits}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What stands in `coordinator.toml`."""
+
+    network: Network
+    limits: Limits = field(default_factory=Limits)
+    waits: Waits = field(default_factory=Waits)
+
+
+def settings_text(settings: Settings) -> str:
+    """The file, with every setting explained."""
+    sections = [
+        section_text(name, (kind.__doc__ or "").rstrip("."), kind, values_of(getattr(settings, name)))
+        for name, kind in SECTIONS.items()
+    ]  # fmt: skip
+    return f"format = {FORMAT}\n\n" + "\n".join(sections)
+
+
+def _built(document: Document) -> Settings:
+    check_head(document, FORMAT, list(SECTIONS))
+    given: dict[str, Any] = {
+        name: kind(**arguments_of(name, kind, document.get(name, {})))
+        for name, kind in SECTIONS.items()
+    }
+    return Settings(**given)
+
+
+@dataclass(frozen=True)
+class CoordinatorDirectory:
+    """Names of the files in a coordinator's directory. Raises UserError where there is none."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.path.joinpath("coordinator.toml").is_file():
+            raise UserError(
+                f"{self.path} is not a coordinator's directory",
+                hint="make one with: discreet coordinator init",
+            )
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def study(self, study: str) -> Path:
+        """The directory of the study of this hash."""
+        return self.path / "studies" / study
+
+    def sites(self) -> dict[str, str]:
+        """Public keys of the sites' SuperNodes, in base64, by name of the site."""
+        path = self / "sites.json"
+        return dict(json.loads(path.read_bytes())) if path.exists() else {}
+
+    def settings(self) -> Settings:
+        """What `coordinator.toml` says at this moment. Raises UserError."""
+        path = self / "coordinator.toml"
+        text = read_text(path, kind="coordinator", error=UserError)
+        return parse_settings(text, _built, name=str(path), error=UserError)

@@ -1,0 +1,180 @@
+"""The process that runs one study: the installed ServerApp, over SuperLink, from its checkpoint to its release.
+
+    python -m server.study_process DIR TASK.json
+
+It can be killed at any time, and is begun again with the same task: sums that are over come from the checkpoint, the
+query that was under way from the journal (`server/journal.py`). The supervisor sees to its token and heartbeat.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import sys
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from privacy.errors import DiscreetError, LedgerError, ProtocolError, RoundAbandonedError
+from privacy.keystream import KEY_BYTES, derive_key
+from server.app import make_server_app
+from server.directory import CoordinatorDirectory
+from server.release import Release, write_release
+from server.rounds import Job, Outcome
+from server.tasks import Task
+from server.trips import Waits, Way
+from study.declaration import Declaration
+from study.files import write_new, write_whole
+from study.keyfiles import read_key
+from study.roster import SignedRoster
+
+__all__ = ["FAILED", "main"]
+
+FAILED = 3
+"""Exit code of a study that has failed for good; after any other but 0 it is begun again."""
+
+_LOOPBACK = "127.0.0.1"
+
+
+def main(directory: CoordinatorDirectory, task: Task) -> int:
+    """Run the study of this task to its end; the exit code."""
+    place = directory.study(task.study)
+    with _alone(place):
+        if (place / "outcome.json").exists():
+            return 0
+        _die_with_the_supervisor()
+        try:
+            summary = _run(directory, task, place)
+        except (RoundAbandonedError, ProtocolError, LedgerError) as error:
+            _conclude(place, {"failed": error.message, "hint": error.hint})
+            return FAILED
+        _conclude(place, {"summary": summary})
+        return 0
+
+
+def _run(directory: CoordinatorDirectory, task: Task, place: Path) -> dict[str, Any]:
+    declaration = Declaration.from_bytes((place / "declaration.json").read_bytes())
+    signed = SignedRoster.from_bytes((place / "roster.json").read_bytes())
+    outcomes: list[Outcome] = []
+    grid = _grid(directory, task)
+    with (place / "progress.jsonl").open("w", encoding="utf-8") as progress:
+        job = Job(
+            declaration=declaration,
+            sites=tuple(signed.roster.names.values()),
+            roster=signed.roster,
+            way=_way(directory, grid),
+            directory=place / "checkpoint",
+            journal=place / "open",
+            entropy=_entropy(place / "secret"),
+            on_round=lambda line: _tell(progress.write, progress.flush, line),
+        )
+        context = Context(
+            run_id=task.run, node_id=task.node, node_config={}, state=RecordDict(), run_config={}
+        )
+        make_server_app(job, outcomes.append)(grid, context)
+    release = Release(
+        declaration=declaration, outcome=outcomes[0], roster=signed,
+        seconds=time.time() - (place / "declaration.json").stat().st_mtime,
+    )  # fmt: skip
+    return _released(release, place)
+
+
+def _grid(directory: CoordinatorDirectory, task: Task) -> HttpGrid:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = task.run, task.node, task.task
+    # A reply is there before its objects are: look again soon, and not after 1, 2, 4 ... seconds.
+    (pull_objects.__kwdefaults__ or {})["initial_backoff"] = 0.05
+    port = directory.settings().network.superlink_port
+    certificate = (directory / "ca.pem").read_bytes()
+    grid = HttpGrid(f"{_LOOPBACK}:{port}", False, certificate, token=task.token)
+    grid.set_run(Run.create_empty(task.run))
+    return grid
+
+
+def _way(directory: CoordinatorDirectory, grid: HttpGrid) -> Way:
+    waits = directory.settings().waits
+
+    def nodes() -> Mapping[str, int]:
+        known = {b64decode(key): name for name, key in directory.sites().items()}
+        return {
+            known[each.public_key]: each.node_id
+            for each in grid.get_nodes()
+            if each.public_key in known
+        }
+
+    return Way(
+        nodes=nodes,
+        key=read_key(directory / "coordinator.key"),
+        waits=Waits(
+            trip=waits.trip_seconds,
+            again=waits.again_seconds,
+            unreachable=waits.unreachable_seconds,
+        ),
+        warn=lambda warning: print(warning, file=sys.stderr, flush=True),  # noqa: T201  the log
+    )
+
+
+def _entropy(path: Path) -> Callable[..., bytes]:
+    """Nonces, and the noise of trust `server`: secret, and the same for a run that goes on as for the one that died."""
+    if not path.exists():
+        write_new(path, secrets.token_bytes(KEY_BYTES), 0o600)
+    secret = path.read_bytes()
+    return lambda *labels: derive_key(secret, *labels)
+
+
+def _released(release: Release, place: Path) -> dict[str, Any]:
+    """Write the release; it has its name when it is whole."""
+    partial = place / "release.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(place / "release", ignore_errors=True)
+    summary = write_release(release, partial)
+    partial.rename(place / "release")
+    return summary
+
+
+def _conclude(place: Path, outcome: Mapping[str, Any]) -> None:
+    write_whole(place / "outcome.json", json.dumps(outcome).encode())
+
+
+def _tell(write: Callable[[str], Any], flush: Callable[[], None], line: Mapping[str, Any]) -> None:
+    write(json.dumps(line) + "\n")
+    flush()
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """One process a study: an earlier one that has outlived its supervisor comes to its end first."""
+    with (place / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _die_with_the_supervisor() -> None:
+    """Nobody would see to the token of a process whose parent has died."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(CoordinatorDirectory(Path(sys.argv[1])), Task.read(Path(sys.argv[2]))))
+    except DiscreetError as error:
+        sys.exit(f"{error.message}. {error.hint}")

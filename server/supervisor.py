@@ -1,0 +1,306 @@
+"""The coordinator's own executor: takes ServerApp tasks from SuperLink, and sees to the processes that run them.
+
+    SuperLink --task--> supervisor: token, heartbeat --> study process (`server/study_process.py`)
+
+    python -m server.supervisor DIR
+
+What a run ships is never unpacked: the installed ServerApp runs, and of the run's settings counts the study's hash.
+
+| dies | goes on |
+|---|---|
+| a study process | with the same task, at once |
+| this process, or all of the coordinator, for less than a minute | with the same tasks: their tokens are on the disk |
+| for longer: SuperLink has given the task up | as a new run of the same study, from its checkpoint |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64decode
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.runtime import RuntimeHttpClient
+
+from privacy.errors import DiscreetError
+from server.directory import CoordinatorDirectory
+from server.study_process import FAILED
+from server.superlink import Control
+from server.tasks import Task
+from study.files import write_whole
+from study.processes import Process, environment_of
+
+__all__ = ["Supervisor", "study_started", "supervisor_process"]
+
+_LOOPBACK = "127.0.0.1"
+_SERVER_APP = "flwr-serverapp"
+_POLL, _BEAT, _LOOK = (
+    0.2,
+    10.0,
+    5.0,
+)  # seconds between two: looks at processes, heartbeats, looks for lost runs
+_LONGEST_PAUSE = 30.0
+_STOPPING = 5.0
+
+
+def supervisor_process(directory: CoordinatorDirectory) -> Process:
+    """The supervisor, as a process of the coordinator's."""
+    return Process(
+        name="supervisor",
+        command=(sys.executable, "-P", "-m", "server.supervisor", str(directory.path)),
+        flower_home=directory / "flower",
+    )
+
+
+def study_started(place: Path, run: int) -> None:
+    """Remember which run of SuperLink's is that of a study."""
+    write_whole(place / "run.json", json.dumps({"run": run}).encode())
+
+
+class Supervisor:
+    """Takes tasks and keeps their processes going, until it is told to stop.
+
+    Arguments:
+        stop: set from outside, when it is to end. What it has not finished it takes up when it is started again.
+    """
+
+    def __init__(self, directory: CoordinatorDirectory, stop: threading.Event) -> None:
+        self._directory, self._stop = directory, stop
+        self._tasks = directory / "tasks"
+        self._running: dict[int, _Running] = {}
+        self._client = self._connected(
+            SuperExecAuthHttpInterceptor(
+                master_secret=(directory / "superexec.secret").read_bytes(),
+                protected_methods=["/flwr.proto.Runtime/AcquireTask"],
+            )
+        )
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        self._tasks.mkdir(exist_ok=True, mode=0o700)
+        for path in sorted(self._tasks.glob("*.json")):
+            self._take(Task.read(path))
+        looked = 0.0
+        while not self._stop.wait(_POLL):
+            with suppress(httpx.HTTPError):  # SuperLink is away; it comes back with its database
+                self._acquire()
+            for each in list(self._running.values()):
+                if each.tend():
+                    self._drop(each.task)
+            if time.monotonic() - looked > _LOOK:
+                looked = time.monotonic()
+                with suppress(DiscreetError), Control(self._directory) as control:
+                    self._register_nodes(control)
+                    self._start_lost_runs(control)
+        for each in self._running.values():
+            each.stop()
+
+    def _connected(self, interceptor: object) -> RuntimeHttpClient:
+        port = self._directory.settings().network.superlink_port
+        certificate = (self._directory / "ca.pem").read_bytes()
+        return RuntimeHttpClient.from_server_address(
+            f"{_LOOPBACK}:{port}", False, certificate,
+            [RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"), interceptor],  # type: ignore[list-item]
+        )  # fmt: skip
+
+    def _acquire(self) -> None:
+        found = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[_SERVER_APP]))
+        if found.HasField("task") and found.token:
+            task = Task(token=found.token, task=found.task.task_id, run=found.task.run_id)
+            task.write(self._path(task))  # before anything else is done with it
+            self._take(task)
+
+    def _path(self, task: Task) -> Path:
+        return self._tasks / f"{task.task}.json"
+
+    def _take(self, task: Task) -> None:
+        client = self._connected(RuntimeTokenHttpInterceptor(task.token))
+        try:
+            if not task.study:
+                task = _with_input(task, client)
+                task.write(self._path(task))
+            self._require_open(task)
+            study_started(self._directory.study(task.study), task.run)
+            self._running[task.task] = _Running(self._directory, task, self._path(task), client)
+            _log(f"run {task.run}: study {task.study[:12]}")
+        except _TaskLostError as lost:
+            _log(f"run {task.run} is lost: {lost}")
+            self._drop(task)
+        except DiscreetError as error:
+            _log(f"run {task.run} is refused: {error.message}")
+            _finish(client, "failed", error.message)
+            self._drop(task)
+
+    def _require_open(self, task: Task) -> None:
+        """Raise DiscreetError unless this is a study that was submitted here, is not over, and not running."""
+        place = self._directory.study(task.study)
+        known = task.study.isalnum() and (place / "declaration.json").is_file()
+        if not known:
+            raise DiscreetError(
+                "Expected the hash of a study that was submitted to this coordinator"
+            )
+        if (place / "outcome.json").exists():
+            raise DiscreetError("Expected a study that is not over")
+        if any(each.task.study == task.study for each in self._running.values()):
+            raise DiscreetError("Expected a study that is not running already")
+
+    def _drop(self, task: Task) -> None:
+        self._running.pop(task.task, None)
+        self._path(task).unlink(missing_ok=True)
+
+    def _register_nodes(self, control: Control) -> None:
+        """SuperLink knows the nodes of `sites.json`, and no others."""
+        wanted = {b64decode(key) for key in self._directory.sites().values()}
+        known = control.nodes()
+        for key in wanted - set(known):
+            control.register_node(key)
+        for key in set(known) - wanted:
+            control.unregister_node(known[key].node_id)
+
+    def _start_lost_runs(self, control: Control) -> None:
+        """A study that has begun, is not over, and whose run SuperLink has given up: as a new run, where it was."""
+        running = {each.task.run for each in self._running.values()}
+        for path in (self._directory / "studies").glob("*/run.json"):
+            run, place = json.loads(path.read_bytes())["run"], path.parent
+            if run in running or (place / "outcome.json").exists():
+                continue
+            if control.run_status(run).is_finished:
+                started = control.start_run(place.name)
+                study_started(place, started)
+                _log(f"run {run} was given up; run {started} goes on with study {place.name[:12]}")
+
+
+class _TaskLostError(Exception):
+    """SuperLink has given a task up."""
+
+
+class _Running:
+    """A task and the process that runs it."""
+
+    def __init__(
+        self, directory: CoordinatorDirectory, task: Task, path: Path, client: RuntimeHttpClient
+    ) -> None:
+        self.task = task
+        self._directory, self._path, self._client = directory, path, client
+        self._process: subprocess.Popen[bytes] | None = None
+        self._beaten = self._due = 0.0
+        self._pause = 0.5
+
+    def tend(self) -> bool:
+        """Beat, look after the process; is the task over?"""
+        if not self._beat():
+            _log(f"run {self.task.run}: SuperLink has given it up")
+            self.stop()
+            return True
+        if self._process is None:
+            if time.monotonic() >= self._due:
+                self._start()
+            return False
+        code = self._process.poll()
+        if code is None:
+            return False
+        self._process = None
+        if code in (0, FAILED):
+            _log(f"run {self.task.run}: {'finished' if code == 0 else 'failed'}")
+            return _finish(self._client, "completed" if code == 0 else "failed", "")
+        self._due = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        _log(f"run {self.task.run}: its process ended with {code}, and is begun again")
+        return False
+
+    def _beat(self) -> bool:
+        """False once SuperLink says that the token is not valid any more."""
+        now = time.monotonic()
+        if now - self._beaten < _BEAT:
+            return True
+        try:
+            alive = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+        except httpx.HTTPStatusError as error:
+            alive = error.response.status_code not in (401, 403)
+        except httpx.HTTPError:
+            return True  # SuperLink is away: ask again at once when it is back
+        self._beaten = now
+        return alive
+
+    def _start(self) -> None:
+        process = Process(
+            name=f"study-{self.task.study[:12]}", flower_home=self._directory / "flower",
+            command=(
+                sys.executable, "-P", "-m", "server.study_process", str(self._directory.path), str(self._path),
+            ),
+        )  # fmt: skip
+        self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+            process.command, env=environment_of(process), stdin=subprocess.DEVNULL
+        )
+
+    def stop(self) -> None:
+        """End the process; it can be begun again."""
+        if self._process is not None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOPPING)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def _with_input(task: Task, client: RuntimeHttpClient) -> Task:
+    try:
+        found = client.PullTaskInput(PullTaskInputRequest())
+    except httpx.HTTPStatusError as error:
+        raise _TaskLostError(f"its input was refused with {error.response.status_code}") from error
+    except httpx.HTTPError as error:
+        raise _TaskLostError("its input did not come") from error
+    study = (
+        found.run.override_config["study"].string if "study" in found.run.override_config else ""
+    )
+    return Task(
+        token=task.token, task=task.task, run=task.run, node=found.context.node_id, study=study or "unknown"
+    )  # fmt: skip
+
+
+def _finish(client: RuntimeHttpClient, status: str, details: str) -> bool:
+    """Tell SuperLink how a task has ended; was it told?"""
+    request = PushTaskOutputRequest(sub_status=status, details=details)
+    try:
+        client.PushTaskOutput(request)
+    except httpx.HTTPStatusError:
+        return True  # it has given the task up itself
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def _log(line: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def main(directory: CoordinatorDirectory) -> None:
+    """Run the supervisor until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
+    os.umask(0o077)
+    Supervisor(directory, stop).run()
+
+
+if __name__ == "__main__":
+    main(CoordinatorDirectory(Path(sys.argv[1])))

@@ -1,0 +1,136 @@
+"""What the doctor says: each thing that is wrong, and nothing where nothing is."""
+
+import socket
+
+import pytest
+from fleet_api import FleetApi, certificates
+from ledgers import key_of
+from masking import roster_of
+from site_directories import DATA_SET, declaration_of, furnished, site_directory
+
+from client.approvals import approve
+from client.doctor import NEEDED, main, problems
+from client.locks import hold, is_held
+from client.policy import Policy, policy_text
+from client.supernode import create_node_key
+from study.roster import SignedRoster
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def pin(place, *names):
+    signed = SignedRoster(roster=roster_of(*names), signatures={}).signed_by(key_of("federation"))
+    (place / "roster.json").write_bytes(signed.to_bytes())
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A site with which nothing is wrong."""
+    path = certificates(tmp_path / "site", valid=(-1, 400))
+    directory = site_directory(path, port=free_port())
+    furnished(directory)
+    create_node_key(directory)
+    pin(directory, "site", "b", "c")
+    approve(directory, declaration_of(1).content, data=directory / "records.csv", data_set=DATA_SET)
+    (directory / "policy.toml").write_text(policy_text(Policy()))
+    return directory
+
+
+def test_a_site_with_which_nothing_is_wrong(place):
+    assert problems(place) == []
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED))
+def test_a_missing_file_is_named_with_where_to_get_it(place, name):
+    (place / name).unlink()
+    said = problems(place)
+    assert f"There is no {name}: {NEEDED[name]}" in said
+
+
+@pytest.mark.parametrize("name", ["site.key", "node.key", "superexec.secret"])
+def test_a_secret_that_others_can_read_is_named(place, name):
+    (place / name).chmod(0o644)
+    assert any(f"{name} can be read by others: chmod 600" in each for each in problems(place))
+
+
+def _expired(place):
+    (place / "ca.pem").unlink()
+    certificates(place.path, valid=(-10, -1))
+
+
+def _expiring(place):
+    certificates(place.path, valid=(-10, 3))
+
+
+def _other_node_key(place):
+    (place / "node.key").unlink()
+    (place / "node.pub").rename(place / "old.pub")
+    create_node_key(place)
+    (place / "old.pub").rename(place / "node.pub")
+
+
+def _write(name, content):
+    return lambda place: (place / name).write_bytes(content)
+
+
+def _unconfined(place):
+    text = (place / "site.toml").read_text()
+    (place / "site.toml").write_text(text.replace("confined = true", "confined = false"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (_expired, "ca.pem has expired on"),
+        (_expiring, "ca.pem expires on"),
+        (_write("ca.pem", b"garbage"), "ca.pem is not a certificate"),
+        (_other_node_key, "node.pub is not of node.key"),
+        (_write("node.pub", b"garbage"), "node.pub is not a public key"),
+        (_write("coordinator.pub", b"garbage"), "coordinator.pub is not a public key"),
+        (_write("ledger.sqlite", b"garbage" * 100), "ledger.sqlite"),
+        (_write("policy.toml", b"format = 9"), "policy.toml"),
+        (_write("roster.json", b"{}"), "Expected a roster"),
+        (lambda place: (place / "roster.json").unlink(), "There is no roster.json"),
+        (lambda place: pin(place, "a", "b", "c"), "Expected a site of the roster"),
+        (lambda place: (place / "policy.toml").unlink(), "There is no policy.toml"),
+        (lambda place: (place / "records.csv").unlink(), "cannot be read: is"),
+        (lambda place: next((place / "studies").glob("*")).unlink(), "No study is approved"),
+        (_unconfined, "Nothing keeps the worker from the network"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(place, harm, words):
+    harm(place)
+    assert any(words in each for each in problems(place)), problems(place)
+
+
+def test_a_port_of_somebody_else_s_is_told_of_unless_the_site_itself_runs(place):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", place.settings().network.runtime_port))
+        other.listen()
+        assert any("is in use" in each for each in problems(place))
+        handle = hold(place / "executor.lock")
+        assert is_held(place / "executor.lock")
+        assert problems(place) == []
+        socket.close(handle)
+
+
+def test_a_wrong_clock_is_told_of(tmp_path):
+    path = certificates(tmp_path / "site")
+    with FleetApi(path) as fleet:
+        directory = site_directory(path, coordinator=fleet.address)
+        fleet.skew = 900.0
+        assert any("clock is" in each for each in problems(directory))
+        fleet.skew = 0.0
+        assert not any("clock is" in each for each in problems(directory))
+
+
+def test_the_program_prints_a_line_for_each(place, capsys):
+    assert main([str(place.path)]) == 0
+    (place / "policy.toml").unlink()
+    assert main([str(place.path)]) == 1
+    assert "There is no policy.toml" in capsys.readouterr().out
+    assert main([str(place / "logs")]) == 1
