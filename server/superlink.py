@@ -210,7 +210,7 @@ def _call(what: str, call: Callable[[], T]) -> T:
     except httpx.TransportError as error:
         raise DiscreetError(
             f"SuperLink did not answer when asked to {what}: {type(error).__name__}",
-            hint="is it running? discreet coordinator run starts it",
+            hint="is it running? discreet coordinator start starts it",
         ) from error
     except ValueError as error:  # an answer that is no protobuf message
         raise DiscreetError(f"SuperLink's answer cannot be read when asked to {what}") from error

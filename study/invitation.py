@@ -62,6 +62,8 @@ class Invitation:
         """The invitation of a file. Raises ProtocolError for what `to_bytes` does not write."""
         values = parse_canonical(content[:_LONGEST])
         names = {"version", "address", "certificate", "key"}
-        if not isinstance(values, dict) or set(values) != names or values["version"] != _VERSION:
-            raise ProtocolError(f"Expected an invitation, version {_VERSION}")
+        if not isinstance(values, dict) or set(values) != names:
+            raise ProtocolError(f"Expected an invitation with {', '.join(sorted(names))}")
+        if values["version"] != _VERSION or type(values["version"]) is not int:
+            raise ProtocolError(f"Expected an invitation of version {_VERSION}")
         return Invitation(**{name: values[name] for name in names - {"version"}})

@@ -4,18 +4,19 @@ Every attempt is refused and leaves a line in the log, and just before and just 
 attempts are those that succeed against stock SuperLink, and the ways around a gateway.
 """
 
+import contextlib
 import math
 import os
 import socket
 import ssl
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from fleet import Started, announced, asks, make_directory, me, until
+from fleet import Site, Started, announced, asks, make_directory, me, until
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -56,7 +57,7 @@ TYPE = {"content-type": "application/protobuf"}
 def refused(fleet, site, neighbour, coordinator):
     """A context in which everything is refused: honest calls around it succeed, and the log has these reasons."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def check(*reasons, caller=None, full=False):
         if full:
             asks(coordinator, site)
@@ -601,3 +602,15 @@ def test_one_sites_connections_keep_no_other_out(fleet, site, neighbour):
     assert len(dropped) >= 30 - 12
     assert site.heartbeat()
     assert neighbour.heartbeat()
+
+
+def test_connections_that_never_begin_keep_no_site_out(fleet, site):
+    """Of handshakes that do not end the oldest is given up, and its memory with it."""
+    network = fleet.directory.settings().network
+    with contextlib.ExitStack() as stack:
+        for _ in range(600):
+            stack.enter_context(socket.create_connection(("127.0.0.1", network.port), 10))
+        fresh = Site(fleet.address, site.authority, site.private, site.node)
+        stack.callback(fresh.http.close)
+        assert fresh.heartbeat()
+        assert len(list(Path(f"/proc/{fleet.gateway.pid}/fd").iterdir())) < 200

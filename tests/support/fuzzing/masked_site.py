@@ -237,7 +237,7 @@ def _problem_of_setup(fields: dict[str, Any], reply: Reply) -> str | None:
 def _problem_of_round(fields: dict[str, Any], reply: Reply) -> str | None:
     head, arrays = query_parts(fields["payload"])
     shapes = {name: array.shape for name, array in arrays.items()}
-    if head["declaration"] != _STUDY.to_values() or (head["index"], head["function"]) != (
+    if head["study"] != _STUDY.hash or (head["index"], head["function"]) != (
         fields["round"],
         "gradient",
     ):

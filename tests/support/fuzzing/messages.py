@@ -16,7 +16,7 @@ from fuzzing import mutations, mutations_messages
 from fuzzing.engine import Target
 from fuzzing.judge_json import judge_message, message_parts
 from fuzzing.judge_ledger import hexadecimal, index, kept_sum, receipts_by_site, shaped
-from fuzzing.judge_study import problems_of_declaration, text
+from fuzzing.judge_study import text
 from fuzzing.mutations import BYTES, LINES
 from fuzzing.mutations_messages import MESSAGES
 from fuzzing.places import new_directory
@@ -89,7 +89,7 @@ def _queries() -> Sequence[bytes]:
 def _judge_query(data: bytes, query: SumQuery) -> str | None:
     head, arrays = message_parts(data)
     fields = {
-        "kind": lambda value: value == "sum-query", "declaration": lambda value: not problems_of_declaration(value),
+        "kind": lambda value: value == "sum-query", "study": hexadecimal(64),
         "index": index, "function": text, "nonce": hexadecimal(32), "receipts": receipts_by_site,
     }  # fmt: skip
     if not shaped(fields)(head):

@@ -129,7 +129,7 @@ def _seeds() -> Sequence[bytes]:
 def _judge(data: bytes, exchange: Exchange) -> str | None:
     head, arrays = message_parts(data)
     fields = {
-        "kind": lambda value: value == "sum-query", "declaration": lambda value: value == _STUDY.to_values(),
+        "kind": lambda value: value == "sum-query", "study": lambda value: value == _STUDY.hash,
         "index": index, "function": lambda value: value == "gradient", "nonce": hexadecimal(32),
         "receipts": receipts_by_site,
     }  # fmt: skip

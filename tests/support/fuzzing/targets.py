@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuzzing import (
     aggregation,
+    deployed,
     keys,
     ledgers,
     masked_site,
@@ -29,6 +30,7 @@ TARGETS: dict[str, Target] = {
         ledgers,
         keys,
         records,
+        deployed,
     )
     for each in module.TARGETS
 }
