@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import UserError
-from study.settings import check, setting
+from study.settings import ImpossibleSettingError, check, setting
 from study.settings_file import (
     Document,
     arguments_of,
@@ -133,6 +133,13 @@ class Settings:
     network: Network
     limits: Limits = field(default_factory=Limits)
     waits: Waits = field(default_factory=Waits)
+
+    def __post_init__(self) -> None:
+        if self.waits.trip_seconds > self.limits.ttl_seconds:
+            raise ImpossibleSettingError(
+                "waits.trip_seconds", expected="at most limits.ttl_seconds, or replies are refused",
+                actual=self.waits.trip_seconds,
+            )  # fmt: skip
 
 
 def settings_text(settings: Settings) -> str:

@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from privacy.errors import DiscreetError, LedgerError, ProtocolError, RoundAbandonedError
 from privacy.keystream import KEY_BYTES, derive_key
 from server.app import make_server_app
 from server.directory import CoordinatorDirectory
+from server.grid import SuperLinkGrid
 from server.release import Release, write_release
 from server.rounds import Job, Outcome
 from server.tasks import Task
@@ -92,18 +91,16 @@ def _run(directory: CoordinatorDirectory, task: Task, place: Path) -> dict[str, 
     return _released(release, place)
 
 
-def _grid(directory: CoordinatorDirectory, task: Task) -> HttpGrid:
+def _grid(directory: CoordinatorDirectory, task: Task) -> SuperLinkGrid:
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = task.run, task.node, task.task
-    # A reply is there before its objects are: look again soon, and not after 1, 2, 4 ... seconds.
-    (pull_objects.__kwdefaults__ or {})["initial_backoff"] = 0.05
     port = directory.settings().network.superlink_port
     certificate = (directory / "ca.pem").read_bytes()
-    grid = HttpGrid(f"{_LOOPBACK}:{port}", False, certificate, token=task.token)
+    grid = SuperLinkGrid(f"{_LOOPBACK}:{port}", certificate, token=task.token)
     grid.set_run(Run.create_empty(task.run))
     return grid
 
 
-def _way(directory: CoordinatorDirectory, grid: HttpGrid) -> Way:
+def _way(directory: CoordinatorDirectory, grid: SuperLinkGrid) -> Way:
     waits = directory.settings().waits
 
     def nodes() -> Mapping[str, int]:

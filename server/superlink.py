@@ -1,7 +1,8 @@
 """SuperLink, Flower's server, as a coordinator runs it, and the calls by which a coordinator steers it.
 
 Its Control API, by which nodes are registered and runs are started, asks nobody who they are. Hence SuperLink listens
-on the loopback alone, and sites reach it through the gateway, which passes on nothing of that API (`server/gateway`).
+on the loopback alone (`server/processes.py`), and sites reach it through the gateway, which passes on nothing of that
+API (`server/gateway`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ from flwr.supercore.error import FlowerError
 
 from privacy.errors import DiscreetError, UserError
 from server.directory import CoordinatorDirectory
-from study.processes import Process, console_script
 
-__all__ = ["Control", "Node", "RunStatus", "superlink_process"]
+__all__ = ["Control", "Node", "RunStatus"]
 
 _LOOPBACK = "127.0.0.1"
 T = TypeVar("T")
@@ -56,31 +56,6 @@ clientapp = "client.app:app"
 study = ""
 """
 """What Flower is told of the app. No code is in it: coordinator and sites run what they have installed."""
-
-
-def superlink_process(directory: CoordinatorDirectory) -> Process:
-    """SuperLink on the loopback: TLS, nodes that sign, tasks only for who knows the secret, and a database.
-
-    There is no other way to run it here: each of these options closes a hole that is open without it.
-    """
-    network = directory.settings().network
-    home = directory / "flower"
-    return Process(
-        name="superlink",
-        command=(
-            console_script("flower-superlink"),
-            "--host", _LOOPBACK,
-            "--port", str(network.superlink_port),
-            "--ssl-ca-certfile", str(directory / "ca.pem"),
-            "--ssl-certfile", str(directory / "superlink.pem"),
-            "--ssl-keyfile", str(directory / "superlink.key"),
-            "--enable-supernode-auth",
-            "--database", str(home / "superlink.db"),
-            "--isolation", "process",
-            "--superexec-auth-secret-file", str(directory / "superexec.secret"),
-        ),
-        flower_home=home,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ from server.tasks import Task
 from study.files import write_whole
 from study.processes import Process, environment_of
 
-__all__ = ["Supervisor", "study_started", "supervisor_process"]
+__all__ = ["Supervisor", "study_started"]
 
 _LOOPBACK = "127.0.0.1"
 _SERVER_APP = "flwr-serverapp"
@@ -59,15 +59,6 @@ _POLL, _BEAT, _LOOK = (
 )  # seconds between two: looks at processes, heartbeats, looks for lost runs
 _LONGEST_PAUSE = 30.0
 _STOPPING = 5.0
-
-
-def supervisor_process(directory: CoordinatorDirectory) -> Process:
-    """The supervisor, as a process of the coordinator's."""
-    return Process(
-        name="supervisor",
-        command=(sys.executable, "-P", "-m", "server.supervisor", str(directory.path)),
-        flower_home=directory / "flower",
-    )
 
 
 def study_started(place: Path, run: int) -> None:

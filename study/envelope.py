@@ -16,6 +16,7 @@ from study.rules import Rule, reason_of, rules_of
 
 __all__ = [
     "ACTION",
+    "UNREADABLE",
     "answer_message",
     "content_of",
     "is_unreachable",
@@ -30,6 +31,9 @@ ACTION = "sum"
 
 _NODE_UNAVAILABLE = 5
 """Flower's error code for a node that does not answer."""
+
+UNREADABLE = 900
+"""The coordinator's own, in the place of a reply that is no message (`server/grid.py`)."""
 
 _RECORD, _FIELD = "discreet", "content"
 
@@ -86,6 +90,8 @@ def refusal_of(message: Message) -> str | None:
     code = message.error.code
     if is_unreachable(message):
         return "it could not be reached"
+    if code == UNREADABLE:
+        return "its reply could not be read"
     if code not in set(Refusal):
         return f"Flower's error {code}"
     rules = rules_of(message.error.reason) if code == Refusal.NOT_PERMITTED else ()

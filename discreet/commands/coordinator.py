@@ -154,6 +154,25 @@ def remove(
 
 
 @app.command()
+def renew(directory: Directory, json: Json = False) -> None:
+    """Issue new certificates before the old ones expire. Sites notice nothing: they trust the authority, which stays.
+
+    A running coordinator uses them when it is started again.
+
+    Example: discreet coordinator renew coordinator
+    """
+    from server.authority import expires_at, renew_certificates
+
+    with errors_explained():
+        opened = _opened(directory)
+        renew_certificates(directory, opened.settings().network.host)
+        until = expires_at(directory / "gateway.pem").date().isoformat()
+        say(f"New certificates, valid until {until}. Start the coordinator again.")
+        if json:
+            print_json({"valid_until": until})
+
+
+@app.command()
 def start(directory: Directory) -> None:
     """Run the coordinator until Ctrl-C: SuperLink on the loopback, the gateway for sites, the supervisor of studies.
 
@@ -162,9 +181,7 @@ def start(directory: Directory) -> None:
     Example: discreet coordinator start coordinator
     """
     from discreet.processes import Service, keep_going, stop_on_signals
-    from server.gateway import gateway_process
-    from server.superlink import superlink_process
-    from server.supervisor import supervisor_process
+    from server.processes import gateway_process, superlink_process, supervisor_process
 
     with errors_explained():
         opened = _opened(directory)

@@ -84,7 +84,7 @@ def main() -> int:
     with suppress(ValueError, OSError):  # connections are files
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    gc.freeze()  # what is loaded stays; so connections that ended, 300 kB each in cycles, are found soon
+    gc.freeze()  # what is loaded stays, and need not be looked through again (`connections`)
     try:
         asyncio.run(serve(CoordinatorDirectory(Path(sys.argv[1]))))
     except DiscreetError as error:

@@ -8,6 +8,7 @@ one that has waited longest without makes room.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import ssl
@@ -25,7 +26,7 @@ __all__ = ["listen", "tls_of"]
 
 _TRUST_SECONDS = 15.0
 _HANDSHAKE_SECONDS = 5.0
-_HANDSHAKES = 128
+_HANDSHAKES = 64
 _KEEP_ALIVE_SECONDS = 30  # SuperNodes close an idle connection after 5
 _HEAD_BYTES = 16_384
 _CONNECTIONS = 12  # of one node: a SuperNode has up to four
@@ -37,6 +38,7 @@ class _Places:
     def __init__(self, most: int, refusals: Refusals) -> None:
         self._most, self.refusals = most, refusals
         self._open: dict[_Connection, bytes | None] = {}
+        self._given_up = 0
 
     def take(self, connection: _Connection) -> None:
         self._open[connection] = None
@@ -54,6 +56,15 @@ class _Places:
 
     def leave(self, connection: _Connection) -> None:
         self._open.pop(connection, None)
+
+    def swept(self) -> None:
+        """Count a connection that was given up.
+
+        asyncio leaves each in a cycle of references, for a collector that counts objects and not bytes.
+        """
+        self._given_up += 1
+        if self._given_up % _HANDSHAKES == 0:
+            gc.collect()
 
     def all(self) -> list[_Connection]:
         return list(self._open)
@@ -87,6 +98,7 @@ class _Connection(H11Protocol):
         """Close at once, without an answer."""
         self._note(408, reason)
         self._places.leave(self)
+        self._places.swept()
         self.transport.abort()
 
     def _trust(self, key: bytes) -> None:
@@ -132,7 +144,7 @@ async def listen(
         return _Connection(config, state, places)
 
     with _listener(host, port) as listener:
-        accepting = asyncio.ensure_future(_accept(listener, connection, tls))
+        accepting = asyncio.ensure_future(_accept(listener, connection, tls, places))
         await stop.wait()
         accepting.cancel()
     gateway.ending.set()
@@ -152,7 +164,9 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _accept(listener: socket.socket, connection: Any, tls: ssl.SSLContext) -> None:
+async def _accept(
+    listener: socket.socket, connection: Any, tls: ssl.SSLContext, places: _Places
+) -> None:
     """Accept for ever. Of handshakes that do not end, the oldest is given up; each takes 130 kB."""
     loop = asyncio.get_running_loop()
     handshakes: dict[asyncio.Task[None], socket.socket] = {}
@@ -177,6 +191,7 @@ async def _accept(listener: socket.socket, connection: Any, tls: ssl.SSLContext)
             del handshakes[task]
             with suppress(OSError):
                 oldest.shutdown(socket.SHUT_RDWR)  # its transport notices, and cleans up
+            places.swept()
 
 
 async def _ended(tasks: set[asyncio.Task[None]]) -> None:

@@ -61,17 +61,18 @@ class Polling:
                 return await self._given(*earlier, began=began)
             if self._ending.is_set() or (asked >= began and time.monotonic() >= until):
                 break
-            if self._is_worth_it(request.node.node_id, asked):
+            if time.monotonic() >= self._next(request.node.node_id, began, asked):
                 asked = time.monotonic()
                 await self._pulled(signed, body)
             else:
                 await asyncio.sleep(min(_LOOK_SECONDS, self._limits.poll_seconds))
         return _NOTHING
 
-    def _is_worth_it(self, node: int, asked: float) -> bool:
-        waits = self._glance.has_message(node, time.time())
-        pause = _SURE_SECONDS if waits is False else self._limits.poll_seconds
-        return time.monotonic() >= asked + pause
+    def _next(self, node: int, began: float, asked: float) -> float:
+        """When to ask SuperLink, as things stand now."""
+        if self._glance.has_message(node, time.time()) is False:
+            return max(began, asked) + _SURE_SECONDS
+        return asked + self._limits.poll_seconds
 
     async def _pulled(self, signed: Signed, body: bytearray) -> None:
         """Ask SuperLink, and write down what it gives; to the end, even if the caller goes away meanwhile."""

@@ -109,10 +109,14 @@ class Glance:
             self._database = None
 
     def has_message(self, node: int, now: float) -> bool | None:
-        """Whether a message waits for a node."""
+        """Whether a message waits for a node, whose own object, which is sent last, has arrived.
+
+        So a message is asked for when SuperLink has it all and answers at once: what it has handed out is lost if the
+        gateway is killed before the answer is there (`deliveries`).
+        """
         signed = node - (1 << 64) if node >= 1 << 63 else node
         query = (
-            "SELECT count(*) FROM message_ins "
+            "SELECT count(*) FROM message_ins JOIN objects ON object_id = message_id AND is_available "
             "WHERE dst_node_id = ? AND delivered_at = '' AND created_at + ttl > ?"
         )
         count = self._count(query, (signed, now))

@@ -8,7 +8,8 @@ import pytest
 from fleet import Site, Started, make_directory
 
 from privacy.errors import DiscreetError, UserError
-from server.superlink import Control, superlink_process
+from server.processes import superlink_process
+from server.superlink import Control
 from study.processes import FLOWER, environment_of
 
 STUDY = "ab" * 32

@@ -65,8 +65,8 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from server.authority import create_authority
 from server.directory import CoordinatorDirectory, Limits, Network, Settings, settings_text
-from server.gateway import gateway_process
-from server.superlink import Control, superlink_process
+from server.processes import gateway_process, superlink_process
+from server.superlink import Control
 from study.keyfiles import write_new
 from study.processes import environment_of
 

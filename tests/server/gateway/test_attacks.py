@@ -46,7 +46,7 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushAppMessagesRequest
 
 from server.authority import read_authority
-from server.gateway import gateway_process
+from server.processes import gateway_process
 from server.superlink import Control
 
 STRANGER = "stranger"

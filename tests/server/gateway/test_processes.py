@@ -8,10 +8,10 @@ import time
 import httpx
 import pytest
 from fleet import Coordinator, Fleet, asks, until
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 
-from server.gateway import gateway_process
+from server.processes import gateway_process
 from study.processes import environment_of
 
 
@@ -117,7 +117,8 @@ def test_a_signature_is_used_up_although_the_gateway_was_killed(fleet, site):
 
 def test_while_superlink_is_away_sites_are_told_to_try_again(fleet, coordinator, site):
     fleet.superlink.kill()
-    assert site.status("pull-messages", PullMessagesRequest(node=site.who)) == 503
+    beat = SendNodeHeartbeatRequest(node=site.who, heartbeat_interval=30)
+    assert site.status("send-node-heartbeat", beat) == 503
     fleet.superlink.__enter__()
     asks(coordinator, site)
 
