@@ -8,10 +8,12 @@ import pytest
 from database import bytes_of, contains, find_vector
 from deployment import Deployment, discreet, wait_for
 from flower_cli import flwr_run
+from relay import Relay, records_of_tls
 
 from client.answers import units_of
 from client.sources import load
 from client.tables import records_of
+from server.directory import CoordinatorDirectory
 from study.contributions import Contributor
 from study.declaration import Declaration
 from study.guarantee import Guarantee
@@ -24,7 +26,13 @@ COUNT = 17_891
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A federation whose masked study is over, and after it one that is not masked."""
-    with Deployment(tmp_path_factory.mktemp("study"), counts={"hospital-4": COUNT}) as one:
+    with (
+        Deployment(tmp_path_factory.mktemp("study"), counts={"hospital-4": COUNT}) as one,
+        Relay(CoordinatorDirectory(one.coordinator).settings().network.port) as relay,
+    ):
+        one.relay = relay
+        for name in one.names:
+            one.dial(name, relay.port)
         one.start_all()
         one.summary = one.run()
         one.masked = one.place
@@ -78,6 +86,17 @@ def test_every_ledger_verifies_and_holds_one_charge_a_query(finished, tmp_path):
         )
         (account,) = [each for each in json.loads(found)["studies"] if each["study"] == study]
         assert account["charged"] == 2, account
+
+
+def test_what_passes_the_network_is_tls(finished):
+    taps = finished.relay.taps
+    assert sum(map(len, taps)) > 100_000, "all sites' traffic went by here"
+    for tap in taps:
+        kinds = records_of_tls(tap)
+        assert kinds[:1] in ([], [22]), "a handshake comes first"
+    said = b"".join(map(bytes, taps))
+    for word in (b"DSI", b"HTTP/1", b"flwr", b"/v1/fleet", finished.declared_masked.hash.encode()):
+        assert word not in said
 
 
 def test_neither_names_nor_columns_stand_in_superlinks_database(finished):

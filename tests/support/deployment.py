@@ -222,6 +222,15 @@ class Deployment:
                 "--fingerprint", shown["fingerprint"],
             )  # fmt: skip
 
+    def dial(self, name, port):
+        """A site that reaches the coordinator by another port."""
+        path = self.site(name) / "site.toml"
+        text, count = re.subn(
+            r'(?m)^coordinator = ".*"$', f'coordinator = "127.0.0.1:{port}"', path.read_text()
+        )
+        assert count == 1
+        path.write_text(text)
+
     def shorten(self):
         """Waits that suit a test."""
         path = self.coordinator / "coordinator.toml"
