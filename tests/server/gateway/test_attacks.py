@@ -544,11 +544,18 @@ def upload(fleet, site, path, megabytes, headers):
     return taken
 
 
-@pytest.mark.parametrize("name", [b"push-object", b"push-messages", b"pull-messages"])
-def test_a_strangers_large_body_fills_nobodys_memory(fleet, site, refused, name):
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (b"push-object", 200, "no-signature"), (b"push-object", 300, "too-large"), (b"push-messages", 300, "too-large"),
+        (b"pull-messages", 300, "too-large"),
+    ],
+)  # fmt: skip
+def test_a_strangers_large_body_fills_nobodys_memory(fleet, site, refused, sent):
+    name, megabytes, reason = sent
     before = [each.memory() for each in (fleet.gateway, fleet.superlink)]
-    with refused("no-signature" if name == b"push-object" else "too-large"):
-        assert upload(fleet, site, name, 200, {}) < 20
+    with refused(reason):
+        assert upload(fleet, site, name, megabytes, {}) < 20
     after = [each.memory() for each in (fleet.gateway, fleet.superlink)]
     assert all(new - old < 20_000_000 for old, new in zip(before, after, strict=True))
 
