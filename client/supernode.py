@@ -1,6 +1,6 @@
 """The site's SuperNode: Flower's own program, unmodified, told whom to dial and to run nothing by itself.
 
-    python -m client.supernode DIR     says that the last one is gone, then becomes flower-supernode
+    python -m client.supernode DIR     says that the last one is gone, then runs flower-supernode
 
 A SuperNode that was killed is online for the coordinator for another minute, and its successor is refused. The key that
 both have may say that it is gone: so one that has just died is back in seconds (`come_back`).
@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from flwr.proto import fleet_pb2
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -202,8 +203,12 @@ def main(arguments: list[str]) -> int:
     except DiscreetError as error:
         note_error("The SuperNode cannot be started", error)
         return 1
-    os.execv(command[0], command)  # noqa: S606  Flower's program, in place of this one
-    raise AssertionError
+    sys.argv = list(command)
+    flower_supernode()
+    # It returns when its connection has failed for good, and its other threads would keep the process: a SuperNode that
+    # is there and answers nothing. Whoever has started it starts the next one.
+    sys.stdout.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -158,13 +158,14 @@ class Supervisor:
         self._path(task).unlink(missing_ok=True)
 
     def _register_nodes(self, control: Control) -> None:
-        """SuperLink knows the nodes of `sites.json`, and no others."""
-        wanted = {b64decode(key) for key in self._directory.sites().values()}
+        """SuperLink knows the nodes of `sites.json`.
+
+        Those that are no longer there the gateway refuses. SuperLink keeps them: it would never take their keys again.
+        """
         known = control.nodes()
-        for key in wanted - set(known):
-            control.register_node(key)
-        for key in set(known) - wanted:
-            control.unregister_node(known[key].node_id)
+        for key in map(b64decode, self._directory.sites().values()):
+            if key not in known:
+                control.register_node(key)
 
     def _start_lost_runs(self, control: Control) -> None:
         """A study that has begun, is not over, and whose run SuperLink has given up: as a new run, where it was."""

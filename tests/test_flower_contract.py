@@ -110,6 +110,7 @@ NAMES = {
     "flwr.supercore.runtime.RuntimeHttpClient": "client/runtime.py server/supervisor.py",
     "flwr.supercore.task_identity.TaskIdentity": "client/answering.py client/replies.py server/study_process.py simulations/grid.py",
     "flwr.superlink.grid.http_grid.HttpGrid": "server/grid.py",
+    "flwr.supernode.cli.flower_supernode.flower_supernode": "client/supernode.py",
     "flwr.supernode.fleet_http_client.FleetHttpClient": "client/supernode.py",
     "flwr.supernode.node_auth_http_interceptor.NodeAuthHttpInterceptor": "client/supernode.py",
 }

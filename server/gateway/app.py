@@ -88,7 +88,9 @@ class Gateway:
         self._room = Room(2 * limits.object_bytes + _LARGE)
         self._huge = asyncio.Lock()
         self.ending = asyncio.Event()
-        self.polling = Polling(upstream, glance, deliveries, limits, self.ending)
+        self.polling = Polling(
+            upstream, glance, deliveries, sites, limits=limits, ending=self.ending
+        )
         self._handlers: dict[type[Message], Callable[..., Awaitable[bytes]]] = {
             ActivateNodeRequest: self._activate,
             SendNodeHeartbeatRequest: self._heartbeat,
@@ -120,7 +122,9 @@ class Gateway:
             self._refusals.note(refused, caller=caller, path=name)
             await _told(exchange, refused)
         except Exception as error:  # noqa: BLE001  a fault of ours is no reason to tell a caller of it
-            fault = Refused(500, f"fault-{type(error).__name__}")
+            fault = Refused(
+                503, f"fault-{type(error).__name__}"
+            )  # on which a SuperNode tries again; 500 ends it
             self._refusals.note(fault, caller=caller, path=name)
             await _told(exchange, fault)
 

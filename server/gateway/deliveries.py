@@ -100,9 +100,15 @@ class Deliveries:
     # Messages
 
     def deliver(self, delivery: Delivery, objects: Mapping[str, object], answer: bytes) -> None:
-        """Write down that a message goes to a node: the objects in its tree, and SuperLink's whole answer."""
+        """Write down that a message goes to a node: the objects in its tree, and SuperLink's whole answer.
+
+        A coordinator that goes on after its death may give SuperLink a message once more whose reply it had fetched and
+        lost: then it is as if it had never been delivered.
+        """
         self._run("BEGIN IMMEDIATE")
         try:
+            for table in ("given", "announced", "deliveries"):
+                self._run(f"DELETE FROM {table} WHERE message = ?", delivery.message)  # noqa: S608  names of ours
             self._run(
                 "INSERT INTO deliveries (message, key, node, run, until, answer) VALUES (?, ?, ?, ?, ?, ?)",
                 delivery.message, delivery.key, str(delivery.node), str(delivery.run), delivery.until, answer,

@@ -14,7 +14,7 @@ import time
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
 
 from server.directory import Limits
-from server.gateway.authentication import Signed
+from server.gateway.authentication import Signed, Sites
 from server.gateway.checks import objects_of
 from server.gateway.deliveries import Deliveries, Delivery
 from server.gateway.refusals import Refused
@@ -36,10 +36,13 @@ class Polling:
         upstream: Upstream,
         glance: Glance,
         deliveries: Deliveries,
+        sites: Sites,
+        *,
         limits: Limits,
         ending: asyncio.Event,
     ) -> None:
         self._upstream, self._glance, self._deliveries = upstream, glance, deliveries
+        self._sites = sites
         self._limits, self._ending = limits, ending
         self._pulls: set[asyncio.Task[bytes]] = set()
 
@@ -56,6 +59,8 @@ class Polling:
         until = began + min(self._limits.hold_seconds, left)
         asked = float("-inf")
         while not gone.is_set():
+            if signed.key not in self._sites.keys():  # removed meanwhile  # noqa: SIM118  no dictionary
+                raise Refused(401, "unknown-key")
             earlier = self._deliveries.again(signed.key, time.time())
             if earlier is not None:
                 return await self._given(*earlier, began=began)

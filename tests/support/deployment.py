@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,7 +300,7 @@ class Deployment:
         """Process id of one process of the coordinator's or a site's: `name` as in `logs/NAME.log`; None: none runs."""
         modules = {
             "superlink": "flower-superlink", "gateway": "server.gateway", "supervisor": "server.supervisor",
-            "study": "server.study_process", "supernode": "flower-supernode", "executor": "client.executor",
+            "study": "server.study_process", "supernode": "client.supernode", "executor": "client.executor",
             "worker": "client.worker",
         }  # fmt: skip
         return next(
@@ -342,10 +343,11 @@ class Deployment:
         """Does the coordinator know all sites, and may they connect?"""
         return len(self.nodes()) == self.sites
 
-    def connected(self):
-        """Are all sites connected?"""
-        nodes = self.nodes()
-        return len(nodes) == self.sites and all(each.is_online for each in nodes.values())
+    def connected(self, *names):
+        """Are these sites connected, or all?"""
+        nodes, keys = self.nodes(), CoordinatorDirectory(self.coordinator).sites()
+        found = [nodes.get(b64decode(keys.get(each, ""))) for each in names or self.names]
+        return all(each is not None and each.is_online for each in found)
 
     def start_all(self):
         """Coordinator and sites, up to where a study can be run."""

@@ -266,7 +266,7 @@ def test_a_fault_of_ours_is_a_status_and_a_line(bench, monkeypatch):
         raise ZeroDivisionError("SECRET")
 
     monkeypatch.setattr(bench.deliveries, "check_run", fault)
-    run(bench.refused("fault-ZeroDivisionError", 500, "get-run", GET_RUN))
+    run(bench.refused("fault-ZeroDivisionError", 503, "get-run", GET_RUN))
 
 
 def test_a_body_of_another_length_is_refused(bench):

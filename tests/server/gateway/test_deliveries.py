@@ -235,3 +235,16 @@ def test_nothing_is_left_of_what_has_run_out(deliveries):
     for table in ("used", "deliveries", "given", "announced"):
         count = f"SELECT count(*) FROM {table}"  # noqa: S608  names of ours
         assert deliveries._one(count) == (0,)
+
+
+def test_a_message_that_superlink_gives_once_more_is_as_if_it_had_never_been_given(deliveries):
+    """A coordinator that was killed has lost the reply that it had fetched, and gives SuperLink the same message."""
+    give(deliveries)
+    deliveries.announce(A, reply(), NOW)
+    deliveries.confirm(digest(1))
+    assert deliveries.again(A, NOW) is None
+    give(deliveries)
+    assert deliveries.again(A, NOW) == (digest(1), b"answer")
+    deliveries.announce(A, reply(digest=b"another body"), NOW)
+    with refused("second-reply"):
+        deliveries.announce(A, reply(), NOW)
