@@ -10,7 +10,11 @@ import hashlib
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -50,6 +54,12 @@ def _message_of(request: Request) -> Message:
 
 
 def _reply_of(message: Message) -> Reply:
+    """The reply's objects. Flower would make each object, a copy of its content, for every look at its name."""
+    with no_object_id_recompute():
+        return _parcel_of(message)
+
+
+def _parcel_of(message: Message) -> Reply:
     message.metadata.__dict__["_message_id"] = message.object_id
     bare = message_to_proto(message)
     bare.ClearField("content")

@@ -71,7 +71,7 @@ class Limits:
     )
     poll_seconds: float = setting(
         "How often the SuperNode is asked whether a message has come.",
-        default=0.1,
+        default=0.2,
         above=0,
         at_most=60,
     )

@@ -33,17 +33,14 @@ from server.directory import CoordinatorDirectory
 from server.grid import SuperLinkGrid
 from server.release import Release, write_release
 from server.rounds import Job, Outcome
-from server.tasks import Task
+from server.tasks import FAILED, Task
 from server.trips import Waits, Way
 from study.declaration import Declaration
 from study.files import write_new, write_whole
 from study.keyfiles import read_key
 from study.roster import SignedRoster
 
-__all__ = ["FAILED", "main"]
-
-FAILED = 3
-"""Exit code of a study that has failed for good; after any other but 0 it is begun again."""
+__all__ = ["main"]
 
 _LOOPBACK = "127.0.0.1"
 

@@ -42,9 +42,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from privacy.errors import DiscreetError
 from server.directory import CoordinatorDirectory
-from server.study_process import FAILED
 from server.superlink import Control
-from server.tasks import Task
+from server.tasks import FAILED, Task
 from study.files import write_whole
 from study.processes import Process, environment_of
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from study.files import write_whole
 
-__all__ = ["Task"]
+__all__ = ["FAILED", "Task"]
+
+FAILED = 3
+"""Exit code of a study process whose study has failed for good; after any other but 0 it is begun again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ from study.roster import Roster
 
 __all__ = ["Reply", "Trips", "Waits", "Way"]
 
+_SLOWEST = 1_000_000  # bytes a second: a large instruction is given the time to arrive before it is sent anew
+
 
 @dataclass(frozen=True, kw_only=True)
 class Waits:
@@ -204,7 +206,8 @@ class _Trip:
         for each, number in zip(messages, self._grid.push_messages(made), strict=False):
             if number:
                 self._asked[number] = each
-            pause = self._way.waits.again * 2 ** self._times[each.site]
+            moving = len(self._contents[each.site]) // _SLOWEST
+            pause = (self._way.waits.again + moving) * 2 ** self._times[each.site]
             self._times[each.site] += 1
             self._due[each.site] = self._elapsed() + pause
 

@@ -99,6 +99,7 @@ NAMES = {
     "flwr.supercore.inflatable.inflatable_object.get_object_children_ids_from_object_content": "server/gateway/checks.py",
     "flwr.supercore.inflatable.inflatable_object.get_object_tree": "client/answering.py client/replies.py",
     "flwr.supercore.inflatable.inflatable_object.iterate_object_tree": "server/grid.py",
+    "flwr.supercore.inflatable.inflatable_object.no_object_id_recompute": "client/answering.py",
     "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": "client/answering.py server/grid.py simulations/grid.py",
     "flwr.supercore.interceptors.RuntimeTokenHttpInterceptor": "server/supervisor.py",
     "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor": "server/supervisor.py",

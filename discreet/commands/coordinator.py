@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import os
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -180,20 +181,13 @@ def start(directory: Directory) -> None:
 
     Example: discreet coordinator start coordinator
     """
-    from discreet.processes import Service, keep_going, stop_on_signals
-    from server.processes import gateway_process, superlink_process, supervisor_process
+    from discreet.keeper import command_of
 
     with errors_explained():
-        opened = _opened(directory)
-        network = opened.settings().network
-        services = [
-            Service(superlink_process(opened), ending=5.0),
-            Service(gateway_process(opened)),
-            Service(supervisor_process(opened)),
-        ]
-        stop = stop_on_signals()
+        network = _opened(directory).settings().network
         say(f"Sites reach this coordinator at {network.host}:{network.port}. Stop with Ctrl-C.")
-        keep_going(services, opened / "logs", stop, say)
+        command = command_of("coordinator", directory)
+        os.execv(command[0], command)  # noqa: S606  the same process, without what the commands are made of
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -190,17 +191,13 @@ def start(directory: Directory) -> None:
     Example: discreet site start site
     """
     from client.directory import SiteDirectory
-    from client.processes import executor_process, supernode_process
-    from discreet.processes import Service, keep_going, stop_on_signals
+    from discreet.keeper import command_of
 
     with errors_explained():
         opened = SiteDirectory(directory)
-        # A process of its own: what it needs to look at a ledger would stay in this one for as long as it runs.
+        address = opened.settings().network.coordinator
+        # A process of its own: what it needs to look at a ledger would stay in this one.
         subprocess.run([sys.executable, "-P", "-m", "client.doctor", str(directory)], check=False)  # noqa: S603
-        services = [
-            Service(supernode_process(opened)),
-            Service(executor_process(opened), ending=15.0),
-        ]
-        stop = stop_on_signals()
-        say(f"Connecting to {opened.settings().network.coordinator}. Stop with Ctrl-C.")
-        keep_going(services, opened / "logs", stop, say)
+        say(f"Connecting to {address}. Stop with Ctrl-C.")
+        command = command_of("site", directory)
+        os.execv(command[0], command)  # noqa: S606  the same process, without what the commands are made of

@@ -58,6 +58,7 @@ from server.gateway.upstream import Glance, Upstream
 __all__ = ["Gateway"]
 
 _CALLS = 8  # of one node at a time: a SuperNode makes up to four
+_PATIENCE = 2.0  # seconds, for a slot to pull an object
 _PULLS = 2  # of objects, among them: SuperLink holds twice an object's bytes until the last one has been read
 _LARGE = 65_536
 _HUGE = 4_000_000  # SuperLink takes ten times as much memory for an object as the object has bytes: one at a time
@@ -84,7 +85,7 @@ class Gateway:
     ) -> None:
         self._sites, self._upstream, self._glance = sites, upstream, glance
         self._deliveries, self._refusals, self._limits = deliveries, refusals, limits
-        self._slots, self._pulls = Slots(_CALLS), Slots(_PULLS)
+        self._slots, self._pulls = Slots(_CALLS), Slots(_PULLS, _PATIENCE)
         self._room = Room(2 * limits.object_bytes + _LARGE)
         self._huge = asyncio.Lock()
         self.ending = asyncio.Event()

@@ -131,25 +131,41 @@ class Exchange:
 
 
 class Slots:
-    """How many calls of one node are handled at a time; further ones are told to come again."""
+    """How many calls of one node are handled at a time; further ones wait, and are then told to come again.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    A node that has its answer may call anew before the slot of the last call is free: waiting is for that.
+    """
+
+    def __init__(self, most: int, patience: float = 0.0) -> None:
+        self._most, self._patience = most, patience
         self._taken: dict[bytes, int] = {}
+        self._freed = asyncio.Condition()
 
     @asynccontextmanager
     async def of(self, key: bytes) -> AsyncIterator[None]:
         """Hold a slot. Raises Refused."""
-        taken = self._taken.get(key, 0)
-        if taken >= self._most:
-            raise Refused(503, "many-calls")
-        self._taken[key] = taken + 1
+        await self._wait_for(key)
+        self._taken[key] = self._taken.get(key, 0) + 1
         try:
             yield
         finally:
             self._taken[key] -= 1
             if not self._taken[key]:
                 del self._taken[key]
+            async with self._freed:
+                self._freed.notify_all()
+
+    async def _wait_for(self, key: bytes) -> None:
+        def free() -> bool:
+            return self._taken.get(key, 0) < self._most
+
+        if free():
+            return
+        try:
+            async with asyncio.timeout(self._patience), self._freed:
+                await self._freed.wait_for(free)
+        except TimeoutError:
+            raise Refused(503, "many-calls") from None
 
 
 class Room:

@@ -6,8 +6,10 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import warnings
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import user_config_to_proto
@@ -106,7 +108,10 @@ def start_run(address, certificate, fab, *, study="", prompt=""):
 def stock_flower(place, port, runtime_port):
     """Flower's own SuperLink and one SuperNode, with their defaults, on the loopback."""
     place.mkdir()
-    environment = {**os.environ, **FLOWER, "FLWR_HOME": str(place)}
+    programs = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it starts others by name
+    )
+    environment = {**os.environ, **FLOWER, "FLWR_HOME": str(place), "PATH": programs}
     commands = (
         ("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port)),
         (
