@@ -32,16 +32,18 @@ lint: $(VENV)/test  ## Style, types and the layers
 test: lint  ## Everything CI runs
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-bench: $(VENV)/test  ## Measure gradients, noise, secure aggregation, accuracy and accounting, and write docs/benchmarks/
+bench: $(VENV)/test  ## Measure gradients, noise, secure aggregation, accuracy, accounting and a deployment, and write docs/benchmarks/
 	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
 	$(BIN)/python benchmarks/noise.py --out docs/benchmarks/noise.md
 	$(BIN)/python benchmarks/masks.py --out docs/benchmarks/masks.md
 	$(BIN)/python benchmarks/secure_aggregation.py --out docs/benchmarks/secure_aggregation.md
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/accounting.py
+	$(BIN)/python benchmarks/deployment.py --out docs/benchmarks/deployment.md
 
-soak: $(VENV)/test  ## Kill sites and simulations, cut their power, cheat in 30,000 ways: fifteen minutes
+soak: $(VENV)/test  ## Kill sites, simulations and deployments, cut power, cheat in 30,000 ways: half an hour
 	$(BIN)/python benchmarks/soak.py --out docs/benchmarks/soak.md
+	$(BIN)/python benchmarks/deployment_soak.py --out docs/benchmarks/deployment_soak.md
 	PYTHONPATH=tests/support $(BIN)/python -m learnable_sums --strategies 30000
 
 fuzz: $(VENV)/test  ## Feed 100,000 mutated inputs to every reader, and write docs/benchmarks/fuzz.md: two minutes

@@ -13,6 +13,7 @@ from privacy.errors import ProtocolError
 from study.envelope import ACTION, answer_message, content_of, refusal_message
 from study.instructions import opened_instruction
 from study.queries import Refusal
+from study.refusals import refusal_bytes
 
 __all__ = ["make_client_app"]
 
@@ -27,19 +28,24 @@ def make_client_app(site: Site, *, coordinator: bytes | None = None) -> ClientAp
     app = ClientApp()
 
     def answered(content: bytes) -> bytes:
-        if coordinator is None:
-            return site.answer(content)
+        """The site's signed reply to an instruction: an answer, or a refusal."""
         try:
-            payload = opened_instruction(content, to=site.public, coordinator=coordinator)
+            payload = opened_instruction(content, to=site.public, coordinator=coordinator or b"")
+            said = site.answer(payload)
+        except RefusedError as refused:
+            said = refusal_bytes(refused.refusal, refused.rules)
         except ProtocolError as error:
             site.note(error, f"An instruction was refused: {error.message}")
-            raise
-        return site.signed_reply(site.answer(payload), instruction=content)
+            said = refusal_bytes(Refusal.MALFORMED)
+        return site.signed_reply(said, instruction=content)
 
     @app.query(ACTION)
     def answer_sum(message: Message, _context: Context) -> Message:
         try:
-            return answer_message(answered(content_of(message)), to=message)
+            content = content_of(message)
+            if coordinator is not None:
+                return answer_message(answered(content), to=message)
+            return answer_message(site.answer(content), to=message)
         except RefusedError as refused:
             return refusal_message(refused.refusal, to=message, rules=refused.rules)
         except ProtocolError:

@@ -95,7 +95,12 @@ def derive_key(root: bytes, *labels: str | int | bytes) -> bytes:
 
     HMAC is a pseudo-random function, so keys of different labels are independent to whoever does not hold `root`;
     length prefixes keep ("ab", "c") and ("a", "bc") apart.
+
+    Raises:
+        PrivacyError: the root is empty, as a file is whose writing was interrupted.
     """
+    if not root:
+        raise PrivacyError("Expected a secret to derive keys from, found none")
     parts = [each if isinstance(each, bytes) else str(each).encode() for each in labels]
     message = b"".join(len(each).to_bytes(8, "big") + each for each in parts)
     return hmac.new(root, message, hashlib.sha256).digest()

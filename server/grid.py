@@ -86,7 +86,7 @@ class SuperLinkGrid(HttpGrid):
             message = inflate_object_from_contents(number, coming.contents)
         except Exception:  # noqa: BLE001  whatever a site has made of it
             return _unreadable(coming)
-        if not isinstance(message, Message):
+        if not isinstance(message, Message) or not _is_of(message, coming.proto):
             return _unreadable(coming)
         message.metadata.__dict__["_message_id"] = number
         return message
@@ -107,6 +107,16 @@ class SuperLinkGrid(HttpGrid):
         if found.object_available:
             coming.contents[name] = found.object_content
         return bool(found.object_available)
+
+
+def _is_of(message: Message, proto: MessageProto) -> bool:
+    """Does a message say of itself what SuperLink has checked of it?"""
+    inner, outer = message.metadata, proto.metadata
+    return (inner.reply_to_message_id, inner.src_node_id, inner.run_id) == (
+        outer.reply_to_message_id,
+        outer.src_node_id,
+        outer.run_id,
+    )
 
 
 def _unreadable(coming: _Coming) -> Message:

@@ -108,8 +108,8 @@ class Journal:
             (found,), _ = _unpacked(kept.read_bytes())
             if found["index"] == index:
                 return dict(found["state"])
-            self.end()
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self.end()  # of another query; or what a death in the midst of that has left
+        self._directory.mkdir(parents=True)
         write_whole(kept, _packed([{"index": index, "state": state}]))
         return None
 
@@ -146,10 +146,12 @@ class Journal:
     def end(self) -> None:
         """The query is over, and its sum in the checkpoint."""
         if self._directory is not None and self._directory.exists():
-            (self._directory / "state").unlink(
-                missing_ok=True
-            )  # first: without it the rest means nothing
-            shutil.rmtree(self._directory)
+            over = self._directory.with_name(self._directory.name + ".over")
+            shutil.rmtree(over, ignore_errors=True)
+            self._directory.rename(
+                over
+            )  # at once: half a journal would be taken for that of the next query
+            shutil.rmtree(over, ignore_errors=True)
 
 
 def _read(trip: TripJournal, place: Path) -> TripJournal:

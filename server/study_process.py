@@ -36,7 +36,7 @@ from server.rounds import Job, Outcome
 from server.tasks import FAILED, Task
 from server.trips import Waits, Way
 from study.declaration import Declaration
-from study.files import write_new, write_whole
+from study.files import write_whole
 from study.keyfiles import read_key
 from study.roster import SignedRoster
 
@@ -123,8 +123,10 @@ def _way(directory: CoordinatorDirectory, grid: SuperLinkGrid) -> Way:
 def _entropy(path: Path) -> Callable[..., bytes]:
     """Nonces, and the noise of trust `server`: secret, and the same for a run that goes on as for the one that died."""
     if not path.exists():
-        write_new(path, secrets.token_bytes(KEY_BYTES), 0o600)
+        write_whole(path, secrets.token_bytes(KEY_BYTES), mode=0o600)
     secret = path.read_bytes()
+    if len(secret) != KEY_BYTES:
+        raise DiscreetError(f"Expected {KEY_BYTES} bytes in {path.name}, found {len(secret)}")
     return lambda *labels: derive_key(secret, *labels)
 
 
@@ -139,7 +141,9 @@ def _released(release: Release, place: Path) -> dict[str, Any]:
 
 
 def _conclude(place: Path, outcome: Mapping[str, Any]) -> None:
+    """The study is over. What its noise came from, with trust `server`, is forgotten."""
     write_whole(place / "outcome.json", json.dumps(outcome).encode())
+    (place / "secret").unlink(missing_ok=True)
 
 
 def _tell(write: Callable[[str], Any], flush: Callable[[], None], line: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from privacy.secure_aggregation.site import Federation, setup_key_of
 from server.trips import Reply, Trips
 from study.aggregation import federation_of
 from study.guarantee import Guarantee
+from study.ledger_entries import FIRST
 from study.queries import Refusal, SumAnswer, SumQuery, query_hash
 from study.receipts import MOST_RECEIPTS, ReceiptedAnswer, SignedReceipt
 from study.roster import Roster
@@ -135,14 +136,18 @@ class Receipts:
     def require_onward(self, name: str, chain: Sequence[SignedReceipt]) -> None:
         """Raise ProtocolError unless these go on from the latest that is known of this site."""
         known = self._chains.get(self._numbers[name])
-        if known is None or known[-1][1] == chain[-1]:
+        if known is not None and known[-1][1] == chain[-1]:
             return
-        latest, first, last = known[-1][1].receipt, chain[0].receipt, chain[-1].receipt
-        away = len(chain) == MOST_RECEIPTS and first.index > latest.index
-        linked = first.previous == latest.head or any(
-            each.receipt.head == latest.head for each in chain
+        latest = None if known is None else known[-1][1].receipt
+        head, sequence, index = (
+            (FIRST, -1, -1) if latest is None else (latest.head, latest.sequence, latest.index)
         )
-        if last.sequence <= latest.sequence or not (linked or away):
+        first, last = chain[0].receipt, chain[-1].receipt
+        linked = first.previous == head or any(each.receipt.head == head for each in chain)
+        # More charges than a message tells of: then every one of these is of another query since.
+        since = {each.receipt.index for each in chain if index < each.receipt.index <= last.index}
+        away = len(since) == MOST_RECEIPTS
+        if last.sequence <= sequence or not (linked or away):
             raise ProtocolError(
                 f"Expected the ledger of {name} to go on, found receipts of an earlier entry, or another"
             )
@@ -169,7 +174,10 @@ class PlainSums:
         """One query, whose bytes these are, to every site, and the sum of what came back in time."""
         name = query_hash(content)
         replies = self._trips.ask(
-            dict.fromkeys(self._trips.names, content), index=query.index, trip="answers"
+            dict.fromkeys(self._trips.names, content),
+            index=query.index,
+            trip="answers",
+            least=self._guarantee.tolerance.survivors,
         )
         answers: dict[str, npt.NDArray[Any]] = {}
         problems, receipts = {}, {}
@@ -248,6 +256,7 @@ class MaskedSums:
         if not self._members:
             least = self._guarantee.thresholds.survivors
             lack = f"fewer than {least} sites have sent a key"
+            self._receipts.heard(self._outside)
             return Gathered(
                 total=None, survivors=(), problems=self._outside, lack=lack, receipts={}, cohort=(),
                 transcript=query_hash(content),
@@ -274,7 +283,10 @@ class MaskedSums:
         """Trip A."""
         content = current.request.to_bytes()
         cohort = [self._names[each.site] for each in self._members]
-        replies = self._trips.ask(dict.fromkeys(cohort, content), index=query.index, trip="A")
+        replies = self._trips.ask(
+            dict.fromkeys(cohort, content), index=query.index, trip="A",
+            least=self._guarantee.thresholds.survivors,
+        )  # fmt: skip
         receipts = {}
         for name, reply in replies.items():
             try:
@@ -338,7 +350,10 @@ class MaskedSums:
             study=at.study, roster=at.roster, nonce=self._nonce(index)
         ).to_bytes()
         replies = self._trips.ask(
-            dict.fromkeys(self._trips.names, request), index=index, trip="setup"
+            dict.fromkeys(self._trips.names, request),
+            index=index,
+            trip="setup",
+            least=self._guarantee.thresholds.survivors,
         )
         announced, problems = [], {}
         for name, reply in replies.items():

@@ -24,10 +24,12 @@ from study.envelope import content_of, is_unreachable, query_message, refusal_co
 from study.instructions import opened_reply, signed_instruction
 from study.queries import NONCE_BYTES, Refusal
 from study.receipts import ReceiptedAnswer
+from study.refusals import explained, refusal_in
 from study.roster import Roster
 
 __all__ = ["Reply", "Trips", "Waits", "Way"]
 
+_MOST_DOUBLINGS = 6
 _SLOWEST = 1_000_000  # bytes a second: a large instruction is given the time to arrive before it is sent anew
 
 
@@ -97,16 +99,20 @@ class Trips:
         self._grid, self.names, self._way = grid, list(names), way
         self._journal = journal or Journal(None)
         self._on_message = on_message
-        signed = roster is not None and way.key is not None
-        self._identities = (
-            dict(zip(names, roster.identities, strict=True)) if signed and roster else {}
-        )
+        self._identities: dict[str, bytes] = {}
+        if way.key is not None:
+            if roster is None:
+                raise ProtocolError("Expected a roster, by whose keys signed replies are known")
+            self._identities = dict(zip(names, roster.identities, strict=True))
 
-    def ask(self, contents: Mapping[str, bytes], *, index: int, trip: str) -> dict[str, Reply]:
+    def ask(
+        self, contents: Mapping[str, bytes], *, index: int, trip: str, least: int = 0
+    ) -> dict[str, Reply]:
         """Send each site its message; every one of them has a reply afterwards, in the order of the roster.
 
         Arguments:
             contents: by site name. index: of the query that the trip is for. trip: its name, for the trace.
+            least: nobody is asked before so many of them are there: a query that too few can answer would only cost.
         """
         contents = {name: contents[name] for name in self.names if name in contents}
         fresh = {name: secrets.token_bytes(NONCE_BYTES) for name in contents}
@@ -117,6 +123,7 @@ class Trips:
         asking = _Trip(
             self._grid, self._way, journal, contents=sealed, identities=self._identities, index=index
         )  # fmt: skip
+        asking.wait_for(least)
         asking.run()
         replies = {name: _reply_of(journal.heard[name]) for name in contents}
         if self._on_message is not None:
@@ -157,21 +164,35 @@ class _Trip:
         self._due = dict.fromkeys(contents, 0.0)  # when a site is asked next
         self._times = dict.fromkeys(contents, 0)
         self._asked: dict[str, Pushed] = {}  # by message id
+        self._hints: dict[str, str] = {}  # what was said in a site's name, and not by its key
 
     @property
     def _waiting(self) -> list[str]:
         return [name for name in self._contents if name not in self._journal.heard]
 
+    def wait_for(self, least: int) -> None:
+        """Wait until so many sites are there, for as long as it takes; not if some have been asked already."""
+        warned = False
+        while (
+            not self._journal.pushed
+            and len(self._contents.keys() & self._way.nodes().keys()) < least
+        ):
+            if not warned:
+                self._way.warn(f"Waiting until at least {least} sites are connected")
+                warned = True
+            time.sleep(1.0)
+        self._began = time.monotonic()
+
     def run(self) -> None:
         """Push; pull until all have replied or the deadline has passed."""
         waits = self._way.waits
-        self._push([each for each in self._journal.pushed if each.run == self._grid.run.run_id])
+        unheard = [each for each in self._journal.pushed if each.site in self._waiting]
+        self._push([each for each in unheard if each.run == self._grid.run.run_id])
         while self._waiting:
             self._push(self._messages_due())
             self._hear(self._grid.pull_messages(sorted(self._asked)))
             if self._waiting and self._elapsed() >= waits.trip:
-                late = Heard(problem="it did not answer in time")
-                self._journal.hear(dict.fromkeys(self._waiting, late))
+                self._journal.hear({name: self._late(name) for name in self._waiting})
             elif self._waiting:
                 time.sleep(waits.poll)
 
@@ -207,7 +228,9 @@ class _Trip:
             if number:
                 self._asked[number] = each
             moving = len(self._contents[each.site]) // _SLOWEST
-            pause = (self._way.waits.again + moving) * 2 ** self._times[each.site]
+            pause = (self._way.waits.again + moving) * 2 ** min(
+                self._times[each.site], _MOST_DOUBLINGS
+            )
             self._times[each.site] += 1
             self._due[each.site] = self._elapsed() + pause
 
@@ -220,6 +243,7 @@ class _Trip:
                 continue
             if is_unreachable(message):
                 del self._asked[message.metadata.reply_to_message_id]
+                self._times[asked.site] = 0  # it was not there to be asked
                 self._absent([asked.site])
             elif message.metadata.src_node_id == asked.node:
                 del self._asked[message.metadata.reply_to_message_id]
@@ -241,26 +265,40 @@ class _Trip:
             self._journal.hear(gone)
 
     def _opened(self, name: str, message: Message) -> Heard | None:
-        """What a site has said; None if it was somebody else."""
+        """What a site has said; None if it was somebody else, or cannot be known to be the site."""
         problem = refusal_of(message)
-        if problem is not None:
-            return Heard(problem=problem, refusal=refusal_code_of(message))
         try:
-            content = content_of(message)
+            content = b"" if problem else content_of(message)
         except ProtocolError as error:
-            return Heard(problem=error.message)
+            content, problem = b"", error.message
         if name not in self._identities:
-            return Heard(content=content)
+            return Heard(content=content, problem=problem, refusal=refusal_code_of(message))
+        if problem:
+            self._hint(name, problem)
+            return None
         try:
-            return Heard(content=opened_reply(
+            payload = opened_reply(
                 content, instruction=self._contents[name], site=self._identities[name]
-            ))  # fmt: skip
+            )
+            refused = refusal_in(payload)
         except ProtocolError as error:
             self._way.warn(
                 f"{name}: a reply came that its identity has not signed; has its node key been stolen? {error.message}"
             )
-            self._due[name] = self._elapsed() + self._way.waits.again
+            self._hint(name, "a reply came that it has not signed")
             return None
+        if refused is None:
+            return Heard(content=payload)
+        return Heard(problem=explained(*refused), refusal=refused[0])
+
+    def _hint(self, name: str, problem: str) -> None:
+        """Anybody may have said that: the site is asked again, and it is the reason if no better one comes."""
+        self._hints[name] = problem
+        self._due[name] = self._elapsed() + min(1.0, self._way.waits.again)
+
+    def _late(self, name: str) -> Heard:
+        hint = self._hints.get(name)
+        return Heard(problem="it did not answer in time" + (f": {hint}" if hint else ""))
 
 
 def kind_of(content: bytes) -> str:

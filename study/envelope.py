@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from privacy.errors import ProtocolError
 from study.queries import Refusal
+from study.refusals import explained
 from study.rules import Rule, reason_of, rules_of
 
 __all__ = [
@@ -95,8 +96,7 @@ def refusal_of(message: Message) -> str | None:
     if code not in set(Refusal):
         return f"Flower's error {code}"
     rules = rules_of(message.error.reason) if code == Refusal.NOT_PERMITTED else ()
-    why = ", ".join(rule.explanation for rule in rules)
-    return Refusal(code).explanation + (f": {why}" if why else "")
+    return explained(Refusal(code), rules)
 
 
 def refusal_code_of(message: Message) -> Refusal | None:

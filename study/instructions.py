@@ -10,8 +10,9 @@ The signature is of everything before it and of the payload's SHA-256, under a t
 public key of the site's identity, so an instruction to one site is none to another; a reply names the very bytes that
 it answers. The nonces are random: whoever can look up objects by their hash cannot test a guess about what is in them.
 
-There is no clock and no counter here. An instruction that is replayed asks what was asked: a site answers it with the
-bytes that it has sent before, or not at all (`client/answers.py`).
+There is no clock and no counter here. An instruction that is replayed asks what was asked: a site answers a query with
+the payload that it has sent before, or not at all (`client/answers.py`). A replayed request for a key gets a new one,
+and the session that it was for is lost: whoever carries messages can do as much by dropping them.
 """
 
 from __future__ import annotations

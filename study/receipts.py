@@ -29,6 +29,8 @@ RECEIPT_VERSION = 1
 MOST_RECEIPTS = 32
 """Of one site in a message: a member that has missed more rounds than that cannot tell where the chain begins."""
 
+_LONGEST_CHAIN = 64_000  # bytes: twice as many as so many receipts take
+
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
@@ -142,6 +144,8 @@ class ReceiptedAnswer:
     def from_bytes(data: bytes) -> ReceiptedAnswer:
         """The answer of a message, whose last receipt is of these very bytes. Raises ProtocolError."""
         end = 4 + int.from_bytes(data[:4], "big")
+        if end > _LONGEST_CHAIN:
+            raise ProtocolError(f"Expected receipts of at most {_LONGEST_CHAIN} bytes")
         if len(data) < max(4, end):
             raise ProtocolError("Expected receipts and an answer, found a shorter message")
         values, answer = parse_canonical(data[4:end]), data[end:]

@@ -163,3 +163,39 @@ def test_without_a_directory_nothing_is_kept(tmp_path):
     trip.hear({"a": Heard(content=b"answer")})
     one.end()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["Path.rename", "shutil.rmtree"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_coordinator_that_dies_while_a_query_is_put_away_goes_on(
+    masked, tmp_path, monkeypatch, place, after
+):
+    """What is left of the last query's journal is not taken for the next one's."""
+    federation = masked(tmp_path / "run")
+    grid, job = federation.grid(), federation.job(journal=tmp_path / "open")
+    owner, name = (journal.Path, "rename") if place == "Path.rename" else (journal.shutil, "rmtree")
+    real = getattr(owner, name)
+
+    def dying(*arguments, **options):
+        if str(arguments[0]).startswith(str(tmp_path / "open")) and not killed:
+            killed.append(True)
+            if after:
+                real(*arguments, **options)
+            raise DeathError
+        return real(*arguments, **options)
+
+    killed = []
+    monkeypatch.setattr(owner, name, dying)
+    with pytest.raises(DeathError):
+        run_study(grid, job)
+    outcome = run_study(grid, job)
+    assert len(outcome.sums) == 2
+    assert not (tmp_path / "open").exists()
+
+
+def test_what_an_earlier_version_may_have_left_of_a_query_is_cleared_away(tmp_path):
+    (tmp_path / "open" / "0000").mkdir(parents=True)
+    (tmp_path / "open" / "0000" / "trip").write_bytes(b"of another query")
+    one = Journal(tmp_path / "open")
+    assert one.begin(1, {}) is None
+    assert one.trip({"a": b"question"}, {"a": bytes(16)}).heard == {}

@@ -6,14 +6,16 @@ import dataclasses
 import numpy as np
 import pytest
 from flwr.app import Error, Message
+from ledgers import key_of
 from masking import receipted
 
 from client.app import make_client_app
 from privacy.errors import RoundAbandonedError, StudyError
-from privacy.secure_aggregation.messages import message_of
+from privacy.secure_aggregation.messages import RoundRequest, is_message, message_of
 from server.checkpoint import Checkpoint
 from study.envelope import answer_message, content_of
 from study.queries import SumAnswer, SumQuery, query_hash
+from study.receipts import MOST_RECEIPTS, ReceiptedAnswer, SignedReceipt
 
 SIX = {"sites": 6, "privacy": {"trust": "aggregate", "max_dropouts": 2}}
 
@@ -296,3 +298,58 @@ def test_an_error_of_flowers_own_is_a_missing_site(make_federation, client_app):
     outcome = federation.run()
     assert all(kept.missing == ("site-5",) for kept in outcome.sums)
     assert set(outcome.refusals["site-5"]) == {"Flower's error 99"}
+
+
+def chain_of(name, receipt, how):
+    """Receipts that no honest site signs: one that goes on from nowhere, or as many as a message tells of, invented."""
+    if how == "from nowhere":
+        return (SignedReceipt.sign(dataclasses.replace(receipt, previous="ab" * 32), key_of(name)),)
+    chain, previous = [], "cd" * 32
+    for number in range(MOST_RECEIPTS):
+        last = number == MOST_RECEIPTS - 1
+        head = receipt.head if last else f"{number:064x}"
+        made = dataclasses.replace(
+            receipt, previous=previous, head=head, sequence=receipt.sequence + number,
+            index=receipt.index if last else 10**6 + number,
+        )  # fmt: skip
+        chain.append(SignedReceipt.sign(made, key_of(name)))
+        previous = head
+    return tuple(chain)
+
+
+@pytest.mark.parametrize("trust", ["local", "aggregate"])
+@pytest.mark.parametrize(("how", "at"), [("from nowhere", 0), ("invented", 2)])
+def test_a_site_cannot_end_a_study_with_receipts_that_the_others_refuse(
+    make_federation, trust, how, at
+):
+    """The coordinator shows everybody what it has taken: so it takes no receipt that an honest site would not go on with."""
+    federation = make_federation(
+        sites=4,
+        privacy={"trust": trust, "max_dropouts": 1},
+        training={"rounds": 4, "spare_rounds": 2},
+    )
+    site = federation.site("site-4")
+    answer = site.answer
+
+    def lying(content):
+        sent = answer(content)
+        message = message_of(content) if is_message(content) else None
+        query = (
+            message.payload
+            if isinstance(message, RoundRequest)
+            else content
+            if message is None
+            else None
+        )
+        if query is None or SumQuery.from_bytes(query).index != at:
+            return sent
+        received = ReceiptedAnswer.from_bytes(sent)
+        chain = chain_of("site-4", received.chain[-1].receipt, how)
+        return dataclasses.replace(received, chain=chain).to_bytes()
+
+    site.answer = lying
+    federation.apps["site-4"] = make_client_app(site)
+    outcome = federation.run()
+    assert [kept.total is None for kept in outcome.sums] == [False] * 4
+    assert "site-4" in outcome.sums[at].missing
+    assert {"site-1", "site-2", "site-3"} <= set(outcome.sums[-1].survivors)

@@ -11,9 +11,11 @@ from privacy.errors import ProtocolError
 from privacy.signing import SigningKey
 from server import trips
 from server.trips import Trips, Waits, Way
-from study.envelope import answer_message, content_of, refusal_message
+from study.envelope import answer_message, content_of
 from study.instructions import opened_instruction, signed_reply
 from study.queries import Refusal
+from study.refusals import explained, refusal_bytes
+from study.rules import Rule
 
 NAMES = ("north", "south", "west")
 NODES = {"north": 12, "south": 13, "west": 14}
@@ -142,6 +144,24 @@ def test_a_site_that_stays_away_is_missing_when_it_has_been_waited_for(clock):
     assert 10 <= clock.now < 12
 
 
+def test_nobody_is_asked_before_enough_are_there_however_long_that_takes(clock):
+    """Else a network that is down for a minute would burn one spare query after the other."""
+
+    def nodes():
+        return {name: NODES[name] for name in NAMES[: int(clock.now // 1000)]}
+
+    warned = []
+    way = Way(nodes=nodes, key=COORDINATOR, waits=WAITS, warn=warned.append)
+    grid = Grid(honest)
+    replies = Trips(grid, NAMES, way, roster=ROSTER).ask(
+        dict.fromkeys(NAMES, b"q"), index=0, trip="A", least=2
+    )
+    assert clock.now >= 2000
+    assert min(each.metadata.created_at for each in grid.pushed) >= 1e9 + 2000
+    assert replies["south"].content == b"to q"
+    assert warned == ["Waiting until at least 2 sites are connected"]
+
+
 def test_a_site_that_flower_does_not_reach_is_asked_again(clock):
     """Flower says so in its place; it may be back in seconds."""
 
@@ -202,23 +222,70 @@ def test_a_reply_to_another_instruction_is_none_to_this_one():
     grid, way = Grid(replayed), Way(nodes=lambda: NODES, key=COORDINATOR, waits=WAITS)
     one = Trips(grid, NAMES, way, roster=ROSTER)
     assert one.ask(dict.fromkeys(NAMES, b"q"), index=0, trip="A")["west"].content == b"to q"
-    assert (
-        one.ask(dict.fromkeys(NAMES, b"q"), index=0, trip="B")["west"].problem
-        == "it did not answer in time"
+    found = one.ask(dict.fromkeys(NAMES, b"q"), index=0, trip="B")["west"]
+    assert (found.content, found.problem) == (
+        b"",
+        "it did not answer in time: a reply came that it has not signed",
     )
 
 
-def test_a_refusal_ends_the_wait_for_that_site(clock):
+def test_a_refusal_that_the_site_has_signed_ends_the_wait_for_it(clock):
+    refusal = refusal_bytes(Refusal.NOT_PERMITTED, [Rule.SITES])
+
     def answer(message):
-        if name_of(message) == "west":
-            return refusal_message(Refusal.NOT_APPROVED, to=message)
+        return honest(message, refusal) if name_of(message) == "west" else honest(message)
+
+    _, replies = ask(answer)
+    assert replies["west"].refusal == Refusal.NOT_PERMITTED
+    assert replies["west"].problem == explained(Refusal.NOT_PERMITTED, [Rule.SITES])
+    assert clock.now == 0
+
+
+@pytest.mark.parametrize("code", [0, 2, 900, *Refusal])
+def test_an_error_that_anybody_can_send_is_not_the_sites_word(clock, code):
+    """Of the executor, whose worker has died; or of whoever has stolen the node's key. The site is asked again."""
+    told = []
+
+    def answer(message):
+        if name_of(message) == "west" and len(told) < 3:
+            told.append(message)
+            return Message(Error(code=code, reason="mine"), reply_to=message)
         return honest(message)
 
     _, replies = ask(answer)
-    assert (replies["west"].refusal, replies["west"].problem) == (
-        Refusal.NOT_APPROVED, Refusal.NOT_APPROVED.explanation,
-    )  # fmt: skip
-    assert clock.now == 0
+    assert (replies["west"].content, replies["west"].refusal) == (b"to q", None)
+    assert clock.now < 10
+
+
+def test_an_error_that_stays_is_the_reason_why_there_is_no_answer(clock):
+    def answer(message):
+        if name_of(message) == "west":
+            return Message(Error(code=Refusal.UNAVAILABLE, reason="mine"), reply_to=message)
+        return honest(message)
+
+    _, replies = ask(answer)
+    assert (
+        replies["west"].problem == f"it did not answer in time: {Refusal.UNAVAILABLE.explanation}"
+    )
+    assert replies["west"].refusal is None
+    assert clock.now >= 60
+
+
+def test_without_a_roster_nothing_is_signed_and_nothing_sent():
+    with pytest.raises(ProtocolError, match="Expected a roster"):
+        Trips(Grid(honest), NAMES, Way(nodes=lambda: NODES, key=COORDINATOR))
+
+
+def test_however_often_a_site_is_asked_the_pause_stays_a_number(clock):
+    waits = Waits(trip=4000.0, again=0.01, unreachable=4000.0, poll=1.0)
+
+    def answer(message):
+        if name_of(message) == "west":
+            return Message(Error(code=UNREACHABLE), reply_to=message)
+        return honest(message)
+
+    _, replies = ask(answer, waits=waits)
+    assert replies["west"].problem.startswith("it ")
 
 
 def test_each_site_has_an_instruction_of_its_own_that_no_other_would_obey():
@@ -256,4 +323,6 @@ def test_a_reply_without_content_is_a_problem():
             else honest(message)
         )
     )
-    assert replies["west"].problem == "Expected a message with one record"
+    assert (
+        replies["west"].problem == "it did not answer in time: Expected a message with one record"
+    )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -108,9 +109,7 @@ def tricky_files(marker):
         "trick.pth": f"import os; open(os.path.join({str(marker)!r}, 'pth'), 'w')\n",
     }  # fmt: skip
     files |= {f"{name}.py": f"{begin}touch({name!r})\n" for name in BY_ITSELF}
-    files |= {
-        f"{name.replace('.', '/')}.py": f"{begin}touch({name!r})\n" for name in SHADOWED
-    }
+    files |= {f"{name.replace('.', '/')}.py": f"{begin}touch({name!r})\n" for name in SHADOWED}
     return {"pyproject.toml": PROJECT, **files}
 
 
@@ -203,9 +202,10 @@ class AgentsCoordinator:
         return number
 
     def replies(self, number):
-        """What has come back for a message."""
+        """What has come back for a message. (The run's prompt comes along, as an instruction to the agent.)"""
         me(self.run.run_id, SUPERLINK_NODE_ID)
-        return list(self._grid.pull_messages([number]))
+        found = self._grid.pull_messages([number])
+        return [each for each in found if each.metadata.reply_to_message_id == number]
 
     def close(self):
         self._grid._disconnect()
@@ -247,8 +247,8 @@ class Thief(Site):
 
 
 def unsigned(message):
-    """A reply that nobody has signed."""
-    return answer_message(b"mine", to=message)
+    """A reply that nobody has signed; another one each time, as an honest one is."""
+    return answer_message(b"mine" + os.urandom(16), to=message)
 
 
 def by_another_key(message):
