@@ -63,6 +63,11 @@ class Polling:
                 raise Refused(401, "unknown-key")
             earlier = self._deliveries.again(signed.key, time.time())
             if earlier is not None:
+                if (
+                    self._glance.has_heard_of(earlier[0]) is False
+                ):  # its run is over: nobody waits for the reply
+                    self._deliveries.confirm(earlier[0])
+                    continue
                 return await self._given(*earlier, began=began)
             if self._ending.is_set() or (asked >= began and time.monotonic() >= until):
                 break
@@ -112,6 +117,9 @@ class Polling:
         (tree,) = PullMessagesResponse.FromString(answer).message_object_trees
         objects = objects_of(tree)
         while self._glance.has_objects(objects) is False and not self._ending.is_set():
+            if self._glance.has_heard_of(message) is False:
+                self._deliveries.confirm(message)
+                raise Refused(503, "objects-gone")
             if time.monotonic() - began > _LONGEST_ANSWER:
                 raise Refused(503, "objects-late")
             await asyncio.sleep(_LOOK_SECONDS / 2)

@@ -129,6 +129,11 @@ class Glance:
         count = self._count(query, tuple(objects))
         return None if count is None else count >= len(objects)
 
+    def has_heard_of(self, name: str) -> bool | None:
+        """Whether SuperLink has an object or expects it; those of a run that is over are gone."""
+        count = self._count("SELECT count(*) FROM objects WHERE object_id = ?", (name,))
+        return None if count is None else count > 0
+
     def _count(self, query: str, values: tuple[object, ...]) -> int | None:
         try:
             if self._database is None:

@@ -32,6 +32,7 @@ from privacy.errors import UserError
 from study.instructions import opened_reply, signed_instruction
 from study.queries import NONCE_BYTES, Refusal
 from study.receipts import ReceiptedAnswer
+from study.refusals import refusal_in
 
 STUDY = declaration_of(1)
 LIMIT_SECONDS = 30.0
@@ -98,6 +99,13 @@ def payload(message, content):
     return opened_reply(record["content"], instruction=content, site=SITE.public)
 
 
+def refused(worker, content):
+    """The refusal that the site has signed."""
+    found = refusal_in(payload(replied(worker, content), content))
+    assert found is not None
+    return found[0]
+
+
 def log_of(directory):
     return (directory / "logs" / "worker.log").read_text()
 
@@ -118,8 +126,8 @@ def test_a_query_is_answered_and_asked_again_answered_with_the_same_bytes(place)
 
 def test_what_the_coordinator_has_not_signed_is_not_read(place):
     with started(place) as worker:
-        assert replied(worker, signed(key=SITE)).error.code == Refusal.MALFORMED
-        assert replied(worker, b"garbage").error.code == Refusal.MALFORMED
+        assert refused(worker, signed(key=SITE)) == Refusal.MALFORMED
+        assert refused(worker, b"garbage") == Refusal.MALFORMED
     assert "An instruction was refused" in log_of(place)
     with closing(Ledger(place / "ledger.sqlite", SITE)) as ledger:
         assert not ledger.state.studies[STUDY.hash].asked
@@ -128,7 +136,7 @@ def test_what_the_coordinator_has_not_signed_is_not_read(place):
 def test_a_study_that_is_approved_while_it_runs_is_answered(place):
     later = declaration_of(2)
     with started(place) as worker:
-        assert replied(worker, signed(declaration=later)).error.code == Refusal.NOT_APPROVED
+        assert refused(worker, signed(declaration=later)) == Refusal.NOT_APPROVED
         approve(place, later.content, data=place / "records.csv", data_set=DATA_SET)
         content = signed(declaration=later)
         assert payload(replied(worker, content), content)
@@ -222,4 +230,4 @@ def test_a_policy_that_comes_later_holds(place):
         while worker._process.poll() is None and end():
             time.sleep(0.05)
         worker.tend()
-        assert replied(worker, signed()).error.code == Refusal.NOT_PERMITTED
+        assert refused(worker, signed()) == Refusal.NOT_PERMITTED

@@ -17,7 +17,7 @@ def survived(tmp_path_factory):
     waits = {"trip": 30.0, "again": 2.0, "unreachable": 20.0}
     with Deployment(
         tmp_path_factory.mktemp("kills"),
-        rounds=2 * len(COMPONENTS) + 2,
+        rounds=len(COMPONENTS) + 3,
         spare=5,
         dropouts=1,
         waits=waits,
@@ -42,7 +42,7 @@ def survived(tmp_path_factory):
 
 def test_the_study_has_come_to_its_end(survived):
     assert "summary" in survived.ended, survived.ended
-    assert survived.ended["summary"]["rounds"] == 2 * len(COMPONENTS) + 2
+    assert survived.ended["summary"]["rounds"] == len(COMPONENTS) + 3
 
 
 @pytest.mark.parametrize(("owner", "name"), COMPONENTS)

@@ -16,6 +16,8 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import run_from_proto
 from flwr.proto.fab_pb2 import Fab
+from flwr.proto.fleet_pb2 import PushMessagesResponse
+from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest
 from flwr.supercore.interceptors.http.runtime_token import RuntimeTokenHttpInterceptor
 from flwr.supercore.interceptors.http.superexec_auth import SuperExecAuthHttpInterceptor
@@ -26,7 +28,7 @@ from client.directory import SiteDirectory
 from privacy.signing import SigningKey
 from server.directory import CoordinatorDirectory
 from study.envelope import answer_message, content_of
-from study.instructions import signed_reply
+from study.instructions import signed_instruction, signed_reply
 from study.keyfiles import read_key
 
 # An app that tries every way to be run
@@ -240,10 +242,16 @@ class Thief(Site):
         """Reply to a message with what `lie` makes of it; the status of the announcement, 200 if it was taken."""
         me(message.metadata.run_id, self.node)
         request, contents = announced(lie(message), self.who)
-        status = self.status("push-messages", request)
-        if status == 200:
-            self.push(request, contents)
-        return status
+        found = self.raw("/v1/fleet/push-messages", request.SerializeToString())
+        if found.status_code == 200:
+            taken_up = PushMessagesResponse.FromString(found.content)
+            for each in taken_up.objects_to_push:
+                pushed = PushObjectRequest(
+                    node=self.who, run_id=message.metadata.run_id, object_id=each, object_content=contents[each],
+                    session_id=taken_up.session_id,
+                )  # fmt: skip
+                assert self.call("push-object", pushed).stored
+        return found.status_code
 
 
 def unsigned(message):
@@ -261,10 +269,17 @@ def an_error(message):
     return Message(Error(code=1006, reason="'; DROP TABLE"), reply_to=message)
 
 
-def replay(site, earlier):
-    """What the site itself has said to an earlier instruction, signed by its identity, in reply to any other."""
-    key = read_key(site / "site.key")
-    return lambda message: _signed(message, key, content_of(earlier))
+def replay(coordinator, site):
+    """What the site has said earlier: signed by its identity, in reply to another instruction of the coordinator's."""
+    key, other = read_key(site / "site.key"), read_key(coordinator / "coordinator.key")
+
+    def lie(message):
+        earlier = signed_instruction(
+            content_of(message)[-100:], to=key.public, key=other, nonce=os.urandom(16)
+        )
+        return _signed(message, key, earlier)
+
+    return lie
 
 
 def _signed(message, key, instruction):

@@ -97,6 +97,9 @@ class Played(Glance):
     def has_objects(self, *_):
         return self.objects
 
+    def has_heard_of(self, *_):
+        return None
+
 
 class Bench:
     """A gateway, a registered key and its SuperLink."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from fleet import Site, Started, announced, asks, make_directory, me, until
+from fleet import Coordinator, Site, Started, announced, asks, make_directory, me, until
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -621,3 +621,20 @@ def test_connections_that_never_begin_keep_no_site_out(fleet, site):
         stack.callback(fresh.http.close)
         assert fresh.heartbeat()
         assert len(list(Path(f"/proc/{fleet.gateway.pid}/fd").iterdir())) < 200
+
+
+def test_a_message_of_a_run_that_is_over_holds_up_none_of_the_next(fleet):
+    """SuperLink has deleted its objects, and the gateway would have given it again, and waited for them, four times."""
+    fresh = fleet.site("late")
+    first = Coordinator(fleet.directory)
+    first.instruct(fresh.node)
+    until(fresh.pull)
+    with Control(fleet.directory) as control:
+        control.stop_run(first.run_id)
+    first.close()
+    second = Coordinator(fleet.directory)
+    asks(second, fresh)
+    second.close()
+    with Control(fleet.directory) as control:
+        control.stop_run(second.run_id)
+    fleet.remove("late")
