@@ -93,7 +93,7 @@ def discreet(*arguments, code=0):
     return found.stdout
 
 
-def wait_for(found, what, *, limit=60.0):
+def wait_for(found, what, *, limit=120.0):
     """What `found` gives, once it gives anything; fails after `limit` seconds."""
     end = time.monotonic() + limit
     while True:
