@@ -284,7 +284,8 @@ class Ours:
         task = supervisor._with_input(task, client)
         self.grid = study_process._grid(self.directory, task)
         self.open.callback(self.grid.close)
-        self.way = study_process._way(self.directory, self.grid)
+        # Without a roster there are no identities: the desk echoes what is not signed.
+        self.way = replace(study_process._way(self.directory, self.grid), key=None)
         self.beating = threading.Thread(target=self.beat, args=(client,), daemon=True)
         self.beating.start()
 

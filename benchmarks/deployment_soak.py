@@ -1,6 +1,6 @@
 """Kill, end or stall every process of a deployment at every trip of a masked study, and see the study to its end.
 
-    python benchmarks/deployment_soak.py [--quick] [--out TABLE.md]
+    python benchmarks/deployment_soak.py [--cases N] [--out TABLE.md]
 
 One study; in each of its queries one process meets one fate at the beginning of one trip. What is measured is how long
 that query took; what is checked at the end: the study is over, its release and every ledger verify, and no query was
@@ -41,13 +41,15 @@ SETTLED = 1.0
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--quick", action="store_true", help="some of the cases")
+    arguments.add_argument(
+        "--cases", type=int, default=len(PROCESSES) * len(TRIPS) * len(FATES), help="how many"
+    )
     arguments.add_argument("--seed", type=int, default=1, help="of their order")
     arguments.add_argument("--out", type=Path)
     given = arguments.parse_args()
     cases = [(*process, trip, fate) for process in PROCESSES for trip in TRIPS for fate in FATES]
     random.Random(given.seed).shuffle(cases)  # noqa: S311  of an order
-    cases = cases[:6] if given.quick else cases
+    cases = cases[: given.cases]
     rows = soak(cases)
     text = table(rows)
     print(text)
@@ -58,7 +60,7 @@ def main():
 def soak(cases):
     waits = {"trip": 60.0, "again": 2.0, "unreachable": 30.0}
     with tempfile.TemporaryDirectory() as place, Deployment(
-        Path(place) / "soak", rounds=2 * len(cases) + 2, spare=len(cases), dropouts=1, waits=waits
+        Path(place) / "soak", rounds=5 * len(cases) // 2 + 5, spare=len(cases), dropouts=1, waits=waits
     ) as one:  # fmt: skip
         one.start_all()
         one.begin()
