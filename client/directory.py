@@ -19,18 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from privacy.errors import UserError
 from study.settings import check, setting
 from study.settings_file import (
     Document,
-    arguments_of,
-    check_head,
     parse_settings,
     read_text,
-    section_text,
-    values_of,
+    sections_of,
+    sections_text,
 )
 
 __all__ = ["Limits", "Network", "Settings", "SiteDirectory", "Worker", "settings_text"]
@@ -113,20 +110,11 @@ class Settings:
 
 def settings_text(settings: Settings) -> str:
     """The file, with every setting explained."""
-    sections = [
-        section_text(name, (kind.__doc__ or "").rstrip("."), kind, values_of(getattr(settings, name)))
-        for name, kind in SECTIONS.items()
-    ]  # fmt: skip
-    return f"format = {FORMAT}\n\n" + "\n".join(sections)
+    return sections_text(FORMAT, SECTIONS, settings)
 
 
 def _built(document: Document) -> Settings:
-    check_head(document, FORMAT, list(SECTIONS))
-    given: dict[str, Any] = {
-        name: kind(**arguments_of(name, kind, document.get(name, {})))
-        for name, kind in SECTIONS.items()
-    }
-    return Settings(**given)
+    return Settings(**sections_of(document, FORMAT, SECTIONS))
 
 
 @dataclass(frozen=True)

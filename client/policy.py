@@ -20,11 +20,10 @@ from privacy.errors import DataError, UserError
 from study.rules import Rule
 from study.settings import ImpossibleSettingError, check, setting
 from study.settings_file import (
-    arguments_of,
-    check_head,
     parse_settings,
     read_text,
     section_text,
+    sections_of,
     toml_value,
     values_of,
 )
@@ -427,13 +426,7 @@ def policy_from_values(document: Mapping[str, Any]) -> Policy:
     Raises:
         ImpossibleSettingError: an unknown or impossible setting.
     """
-    check_head(document, FORMAT, list(SECTIONS))
-    return Policy(
-        **{
-            name: owner(**arguments_of(name, owner, document.get(name, {})))
-            for name, owner in SECTIONS.items()
-        }
-    )
+    return Policy(**sections_of(document, FORMAT, SECTIONS))
 
 
 def policy_to_values(policy: Policy) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from privacy.errors import ProtocolError
 from study.files import write_whole
+from study.queries import Refusal
 
 __all__ = ["Heard", "Journal", "Pushed", "TripJournal"]
 
@@ -44,7 +45,7 @@ class Heard:
 
     content: bytes = b""
     problem: str | None = None
-    refusal: int | None = None
+    refusal: Refusal | None = None
 
 
 @dataclass
@@ -161,8 +162,11 @@ def _read(trip: TripJournal, place: Path) -> TripJournal:
             trip.pushed.extend(Pushed(**each) for each in values)
         else:
             for each, content in zip(values, blobs, strict=True):
-                site = each.pop("site")
-                trip.heard[site] = Heard(**{**each, "content": content})
+                code = each["refusal"]
+                trip.heard[each["site"]] = Heard(
+                    content=content, problem=each["problem"],
+                    refusal=None if code is None else Refusal(code),
+                )  # fmt: skip
         trip.parts = max(trip.parts, int(path.stem) + 1)
     return trip
 

@@ -26,7 +26,8 @@ from privacy.secure_aggregation.messages import (
     Upload,
 )
 from privacy.secure_aggregation.site import Federation, setup_key_of
-from server.trips import Reply, Trips
+from server.journal import Heard
+from server.trips import Trips
 from study.aggregation import federation_of
 from study.guarantee import Guarantee
 from study.ledger_entries import FIRST
@@ -384,7 +385,7 @@ _TAKE: Mapping[Step, Callable[[CoordinatorRound, int, bytes], None]] = {
 """What is done with a reply of the second and third trip."""
 
 
-def _content(reply: Reply) -> bytes:
+def _content(reply: Heard) -> bytes:
     """What a site has sent. Raises ProtocolError for one that did not."""
     if reply.problem is not None:
         raise ProtocolError(reply.problem)

@@ -51,11 +51,9 @@ __all__ = ["Supervisor", "study_started"]
 
 _LOOPBACK = "127.0.0.1"
 _SERVER_APP = "flwr-serverapp"
-_POLL, _BEAT, _LOOK = (
-    0.2,
-    10.0,
-    5.0,
-)  # seconds between two: looks at processes, heartbeats, looks for lost runs
+_POLL = 0.2  # seconds between two looks at processes,
+_BEAT = 10.0  # two heartbeats,
+_LOOK = 5.0  # and two looks for lost runs
 _LONGEST_PAUSE = 30.0
 _STOPPING = 5.0
 

@@ -22,12 +22,12 @@ from privacy.signing import SigningKey
 from server.journal import Heard, Journal, Pushed, TripJournal
 from study.envelope import content_of, is_unreachable, query_message, refusal_code_of, refusal_of
 from study.instructions import opened_reply, signed_instruction
-from study.queries import NONCE_BYTES, Refusal
+from study.queries import NONCE_BYTES
 from study.receipts import ReceiptedAnswer
 from study.refusals import explained, refusal_in
 from study.roster import Roster
 
-__all__ = ["Reply", "Trips", "Waits", "Way"]
+__all__ = ["Trips", "Waits", "Way"]
 
 _MOST_DOUBLINGS = 6
 _SLOWEST = 1_000_000  # bytes a second: a large instruction is given the time to arrive before it is sent anew
@@ -66,15 +66,6 @@ class Way:
     warn: Callable[[str], None] = lambda _warning: None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What one site did: it has sent `content`, or there is a `problem`, in words."""
-
-    content: bytes = b""
-    problem: str | None = None
-    refusal: Refusal | None = None
-
-
 class Trips:
     """The way to the sites of one study.
 
@@ -107,7 +98,7 @@ class Trips:
 
     def ask(
         self, contents: Mapping[str, bytes], *, index: int, trip: str, least: int = 0
-    ) -> dict[str, Reply]:
+    ) -> dict[str, Heard]:
         """Send each site its message; every one of them has a reply afterwards, in the order of the roster.
 
         Arguments:
@@ -125,7 +116,7 @@ class Trips:
         )  # fmt: skip
         asking.wait_for(least)
         asking.run()
-        replies = {name: _reply_of(journal.heard[name]) for name in contents}
+        replies = {name: journal.heard[name] for name in contents}
         if self._on_message is not None:
             self._trace(contents, replies, index, trip)
         return replies
@@ -138,7 +129,7 @@ class Trips:
         )
 
     def _trace(
-        self, contents: Mapping[str, bytes], replies: Mapping[str, Reply], index: int, trip: str
+        self, contents: Mapping[str, bytes], replies: Mapping[str, Heard], index: int, trip: str
     ) -> None:
         for name, reply in replies.items():
             self._on_message(  # type: ignore[misc]  # `ask` has looked
@@ -309,8 +300,3 @@ def kind_of(content: bytes) -> str:
         inner = ReceiptedAnswer.from_bytes(content).answer
         return type(message_of(inner)).__name__ if is_message(inner) else "SumAnswer"
     return "SumQuery" if content else "nothing"
-
-
-def _reply_of(heard: Heard) -> Reply:
-    refusal = None if heard.refusal is None else Refusal(heard.refusal)
-    return Reply(content=heard.content, problem=heard.problem, refusal=refusal)

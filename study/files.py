@@ -18,10 +18,7 @@ def write_new(path: Path, content: bytes, mode: int) -> None:
     except FileExistsError:
         raise UserError(f"{path} exists, and is not written over") from None
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(handle, content, durable=True)
         sync_directory(path.parent)
     except BaseException:  # half a key would be in the way of a whole one
         path.unlink()
@@ -59,8 +56,10 @@ def write_whole(
         )
     target = path.resolve()  # a link stays a link
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
+    # O_EXCL replaces none; unlike `mkstemp` this leaves the mode to the umask where none is given.
+    flags, allowed = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
     try:
-        _write(temporary, content, durable=durable, mode=mode)
+        _fill(os.open(temporary, flags, allowed), content, durable=durable)
         temporary.replace(target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -71,9 +70,8 @@ def write_whole(
         sync_directory(target.parent)
 
 
-def _write(path: Path, content: bytes, *, durable: bool, mode: int | None) -> None:
-    """A new file: O_EXCL replaces none, and unlike `mkstemp` leaves its mode to the umask where none is given."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+def _fill(handle: int, content: bytes, *, durable: bool) -> None:
+    """Write to an open file and close it; `durable`: after the disk has it."""
     with os.fdopen(handle, "wb") as file:
         file.write(content)
         file.flush()

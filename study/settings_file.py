@@ -29,6 +29,8 @@ __all__ = [
     "parse_settings",
     "read_text",
     "section_text",
+    "sections_of",
+    "sections_text",
     "toml_value",
     "values_of",
 ]
@@ -108,6 +110,19 @@ def arguments_of(
     return {key: frozen_value(value) for key, value in values.items() if key in known}
 
 
+def sections_of(document: Document, version: int, sections: Mapping[str, type]) -> dict[str, Any]:
+    """The settings of every section, by its name, of a file that has no others; an absent one has its defaults.
+
+    Raises:
+        ImpossibleSettingError: another version, or an unknown, missing or impossible setting.
+    """
+    check_head(document, version, list(sections))
+    return {
+        name: owner(**arguments_of(name, owner, document.get(name, {})))
+        for name, owner in sections.items()
+    }
+
+
 def frozen_value(value: Any) -> Any:
     """A list as a tuple, whatever it holds."""
     return tuple(map(frozen_value, value)) if isinstance(value, list) else value
@@ -173,6 +188,15 @@ def section_text(section: str, heading: str, owner: type, values: Document) -> s
         else:
             lines.append(f"# {name} = {toml_value(defaults[name])}")
     return "\n".join(lines) + "\n"
+
+
+def sections_text(version: int, sections: Mapping[str, type], settings: object) -> str:
+    """A whole file with every setting explained; `settings` has an attribute of each section's name."""
+    texts = [
+        section_text(name, (owner.__doc__ or "").rstrip("."), owner, values_of(getattr(settings, name)))
+        for name, owner in sections.items()
+    ]  # fmt: skip
+    return f"format = {version}\n\n" + "\n".join(texts)
 
 
 def toml_value(value: object) -> str:
