@@ -30,21 +30,24 @@ may. So both sums are compared with their exact values.
    at most 2^-12 C (1 + eta) for T B_max <= 2^40 (4 million units in tiles of 16), which is why
    more is refused. For a float64 model this can be more than eta itself (T > B_t): the 2^-10 below
    is what pays for it, not eta.
-4. *The norm and the weight.* Squares of inputs and deltas are taken and added in float64, where
-   those of float32 are exact, so that they have a relative error below 2^-29 up to layers of 10^6
-   inputs. What comes into a hidden layer is squared and added in the dtype of the model, by 64
-   features, and only these sums are added in float64 (`dense._augmented_squares`). Of 64 positive
-   terms none is rounded more than 64 times: ||a||^2 + 1 is off by a factor of at most 1 + 65 u
-   < 1 + 2^-17.9, and by 2^-150 for each square that is subnormal, which beside the 1 is nothing. So
-   the norm is right up to a factor of 1 + 2^-18.9. The weight is rounded to the dtype (u), and so is
-   weight times delta (u). Together less than 2^-18 of C.
+4. *The norm and the weight.* Squares of a block's inputs, and of the deltas of layers of up to 64
+   outputs, are taken and added in float64, where those of float32 are exact, so that they have a
+   relative error below 2^-29 up to layers of 10^6 inputs. What comes into a hidden layer, and the
+   deltas of wider layers, are squared and added in the dtype of the model, by 64 features, and only
+   these sums are added in float64 (`dense._narrow_squares`). Of 64 positive terms none is rounded
+   more than 64 times, so either sum is off by a factor of at most 1 + 65 u < 1 + 2^-17.9, and by
+   2^-150 for each square that is subnormal: nothing beside the 1 of ||a||^2 + 1, and for up to 2^20
+   outputs nothing (2^-66) beside a ||delta||^2 of at least 2^-64; what is below is taken in float64
+   (`dense._square_columns`). So a product of the two is off by at most 1 + 2^-16.9, and the norm by
+   1 + 2^-17.9. The weight is rounded to the dtype (u), and so is weight times delta (u). Together
+   less than 2^-17 of C.
 5. *Underflow.* A unit is dropped when one of its squared norms exceeds 2^128 (float64: 2^256, see
    `largest_square`), so that no input is longer than 2^64 and no weight smaller than C 2^-65.
    Rounding weight times delta to a subnormal number (2^-150) thus moves a contribution by less than
    2^-86 sqrt(size), rounding the products by less than 2^-150 sqrt(size): no matter for C >= 2^-40.
 
 6. The factor in item 1 and items 3, 4, 5 fit into the 2^-10 that the caller clips below C:
-   (1 - 2^-10) (1 + 2^-11.2) (1 + 2^-12) (1 + 2^-18) (1 + eta) <= 1 + eta.
+   (1 - 2^-10) (1 + 2^-11.2) (1 + 2^-12) (1 + 2^-17) (1 + eta) <= 1 + eta.
 
 **More than one position per unit** (several rows, convolutions). The claim would be *false* if
 the sum ran over units and positions in one product: n in item 1 becomes B_t times the positions,
@@ -55,7 +58,7 @@ rounding errors included, and the sum runs over formed arrays, one term per unit
 hold as they stand, for any number of positions; `positions` does not enter.
 
 What is relied on: arithmetic of IEEE 754 without flushing subnormals to zero (with flushing, 2^-126
-in the place of 2^-150: no matter for C >= 2^-20), and a matrix product that adds products (all of
+in the place of 2^-150: no matter for C >= 2^-20, nor for item 4), and a matrix product that adds products (all of
 OpenBLAS, BLIS, MKL; not Strassen's).
 """
 

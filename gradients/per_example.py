@@ -6,7 +6,7 @@ over its rows of the rows' gradients.
 **Guarantees.**
 
 * Bit for bit: a unit's loss, norm and contribution depend on that unit and on the parameters alone.
-* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-18 relative, whatever the
+* `norms` are those of the very vectors that `weighted_sum` adds, up to 2^-17 relative, whatever the
   width of a layer (`gradients.bounds`, item 4).
 * What is not finite, or whose square overflows in the dtype of the model, at any place (inputs,
   targets, sums of a layer, loss, deltas, norm), makes its unit contribute exactly zero, with loss 0
