@@ -247,10 +247,8 @@ class Ours:
         ]
         wait_for(self.answers, "SuperLink", limit=STARTING)
         with Control(self.directory) as control:
-            from base64 import b64decode
-
             for key in self.directory.sites().values():
-                control.register_node(b64decode(key))
+                control.register_node(key)
             control.start_run("0" * 64)
         self.take_task()
 

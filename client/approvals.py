@@ -17,16 +17,16 @@ from pathlib import Path
 
 from client.answers import Site
 from client.directory import SiteDirectory
-from client.journal import note, note_error
 from client.ledger import Ledger
 from client.policy import PolicyFile
 from client.sources import load
 from client.tables import Records, records_of
-from privacy.errors import LedgerError, ProtocolError, UserError
+from privacy.errors import LedgerError, ProtocolError
 from study.canonical import canonical_json, parse_canonical
 from study.declaration import Declaration
-from study.files import write_whole
+from study.files import read_whole, write_whole
 from study.keyfiles import read_key
+from study.notes import note, note_error
 from study.roster import Roster, SignedRoster
 
 __all__ = ["Approval", "Studies", "approve", "approved_site", "pinned_roster", "read_approval"]
@@ -123,21 +123,13 @@ def approved_site(directory: SiteDirectory, ledger: Ledger) -> Site:
 
 def pinned_roster(directory: SiteDirectory) -> Roster | None:
     """The roster that this site has pinned; None if it has none yet. Raises ProtocolError, UserError."""
-    try:
-        content = (directory / "roster.json").read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"roster.json cannot be read: {error.strerror}") from error
-    return SignedRoster.from_bytes(content).roster
+    path = directory / "roster.json"
+    return SignedRoster.from_bytes(read_whole(path)).roster if path.exists() else None
 
 
 def read_approval(path: Path) -> Approval:
     """The approval of a file. Raises ProtocolError, UserError."""
-    try:
-        approval = Approval.from_bytes(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    approval = Approval.from_bytes(read_whole(path))
     if path.stem != approval.declaration.hash:
         raise ProtocolError(f"{path}: expected the study that the name says, found another")
     return approval

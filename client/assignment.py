@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.journal import note
 from client.parcels import Reply, pack, unpack
 from privacy.errors import ProtocolError, UserError
 from study.files import write_whole
+from study.notes import note
 
 __all__ = ["Assignment", "AssignmentFile"]
 

@@ -6,10 +6,10 @@ from client.answering import answered
 from client.approvals import Studies, approved_site
 from client.directory import SiteDirectory
 from client.installed import installed_app
-from client.journal import note, note_error
 from client.ledger import Ledger
 from client.parcels import Request
 from study.keyfiles import read_key
+from study.notes import note, note_error
 
 __all__ = ["Desk"]
 

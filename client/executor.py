@@ -27,7 +27,6 @@ from types import FrameType
 from client.assignment import Assignment, AssignmentFile
 from client.confinement import forbid_dumps
 from client.directory import SiteDirectory
-from client.journal import note, note_error
 from client.locks import hold
 from client.parcels import Reply, Request
 from client.processes import executor_process
@@ -35,6 +34,8 @@ from client.replies import asked_by, checked_reply, error_reply
 from client.runtime import NoMessageError, Runtime, RuntimeGoneError, TaskLostError, TaskRuntime
 from client.tending import Worker
 from privacy.errors import DiscreetError, ProtocolError, UserError
+from study.files import read_whole
+from study.notes import note, note_error
 
 __all__ = ["Executor", "executor_process", "main"]
 
@@ -155,12 +156,7 @@ class Executor:
 
 
 def _secret_of(directory: SiteDirectory) -> bytes:
-    try:
-        secret = (directory / "superexec.secret").read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"superexec.secret cannot be read: {error.strerror}", hint="discreet site init makes it"
-        ) from error
+    secret = read_whole(directory / "superexec.secret", hint="discreet site init makes it")
     if not secret:
         raise UserError("superexec.secret is empty", hint="remove it; discreet site init makes it")
     return secret

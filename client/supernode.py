@@ -35,11 +35,11 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.directory import SiteDirectory
-from client.journal import note, note_error
 from client.processes import supernode_command, supernode_process
 from privacy.errors import DiscreetError, UserError
 from privacy.signing import fingerprint
-from study.files import write_new, write_whole
+from study.files import read_whole, write_new, write_whole
+from study.notes import note, note_error
 
 __all__ = [
     "clock_problem",
@@ -68,9 +68,7 @@ def create_node_key(directory: SiteDirectory) -> None:
 def read_node_key(directory: SiteDirectory) -> ec.EllipticCurvePrivateKey:
     """The private key of the SuperNode. Raises UserError."""
     try:
-        key = load_ssh_private_key((directory / "node.key").read_bytes(), None)
-    except OSError as error:
-        raise UserError(f"node.key cannot be read: {error.strerror}") from error
+        key = load_ssh_private_key(read_whole(directory / "node.key"), None)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError("node.key is not a private key in OpenSSH form") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):

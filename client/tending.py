@@ -19,9 +19,9 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from client.directory import SiteDirectory
-from client.journal import note
 from client.parcels import Pipe, unpack, until
 from privacy.errors import ProtocolError, UserError
+from study.notes import note
 from study.processes import Process, environment_of
 
 __all__ = ["Worker"]

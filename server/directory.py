@@ -16,11 +16,13 @@ logs/
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from privacy.errors import UserError
+from study.files import write_whole
 from study.settings import ImpossibleSettingError, check, setting
 from study.settings_file import (
     Document,
@@ -168,10 +170,16 @@ class CoordinatorDirectory:
         """The directory of the study of this hash."""
         return self.path / "studies" / study
 
-    def sites(self) -> dict[str, str]:
-        """Public keys of the sites' SuperNodes, in base64, by name of the site."""
+    def sites(self) -> dict[str, bytes]:
+        """Public keys of the sites' SuperNodes, PEM, by name of the site."""
         path = self / "sites.json"
-        return dict(json.loads(path.read_bytes())) if path.exists() else {}
+        kept = json.loads(path.read_bytes()) if path.exists() else {}
+        return {name: b64decode(key) for name, key in kept.items()}
+
+    def write_sites(self, sites: Mapping[str, bytes]) -> None:
+        """Keep these keys in the place of those that there were."""
+        kept = {name: b64encode(key).decode() for name, key in sites.items()}
+        write_whole(self / "sites.json", json.dumps(kept, indent=1, sort_keys=True).encode())
 
     def settings(self) -> Settings:
         """What `coordinator.toml` says at this moment. Raises UserError."""

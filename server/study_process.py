@@ -16,7 +16,6 @@ import shutil
 import sys
 import threading
 import time
-from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +100,7 @@ def _way(directory: CoordinatorDirectory, grid: SuperLinkGrid) -> Way:
     waits = directory.settings().waits
 
     def nodes() -> Mapping[str, int]:
-        known = {b64decode(key): name for name, key in directory.sites().items()}
+        known = {key: name for name, key in directory.sites().items()}
         return {
             known[each.public_key]: each.node_id
             for each in grid.get_nodes()

@@ -22,7 +22,6 @@ import subprocess
 import sys
 import threading
 import time
-from base64 import b64decode
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from server.directory import CoordinatorDirectory
 from server.superlink import Control
 from server.tasks import FAILED, Task
 from study.files import write_whole
+from study.notes import note
 from study.processes import Process, environment_of
 
 __all__ = ["Supervisor", "study_started"]
@@ -128,12 +128,12 @@ class Supervisor:
             self._require_open(task)
             study_started(self._directory.study(task.study), task.run)
             self._running[task.task] = _Running(self._directory, task, self._path(task), client)
-            _log(f"run {task.run}: study {task.study[:12]}")
+            note(f"run {task.run}: study {task.study[:12]}")
         except _TaskLostError as lost:
-            _log(f"run {task.run} is lost: {lost}")
+            note(f"run {task.run} is lost: {lost}")
             self._drop(task)
         except DiscreetError as error:
-            _log(f"run {task.run} is refused: {error.message}")
+            note(f"run {task.run} is refused: {error.message}")
             _finish(client, "failed", error.message)
             self._drop(task)
 
@@ -160,7 +160,7 @@ class Supervisor:
         Those that are no longer there the gateway refuses. SuperLink keeps them: it would never take their keys again.
         """
         known = control.nodes()
-        for key in map(b64decode, self._directory.sites().values()):
+        for key in self._directory.sites().values():
             if key not in known:
                 control.register_node(key)
 
@@ -174,7 +174,7 @@ class Supervisor:
             if control.run_status(run).is_finished:
                 started = control.start_run(place.name)
                 study_started(place, started)
-                _log(f"run {run} was given up; run {started} goes on with study {place.name[:12]}")
+                note(f"run {run} was given up; run {started} goes on with study {place.name[:12]}")
 
 
 class _TaskLostError(Exception):
@@ -196,7 +196,7 @@ class _Running:
     def tend(self) -> bool:
         """Beat, look after the process; is the task over?"""
         if not self._beat():
-            _log(f"run {self.task.run}: SuperLink has given it up")
+            note(f"run {self.task.run}: SuperLink has given it up")
             self.stop()
             return True
         if self._process is None:
@@ -208,11 +208,11 @@ class _Running:
             return False
         self._process = None
         if code in (0, FAILED):
-            _log(f"run {self.task.run}: {'finished' if code == 0 else 'failed'}")
+            note(f"run {self.task.run}: {'finished' if code == 0 else 'failed'}")
             return _finish(self._client, "completed" if code == 0 else "failed", "")
         self._due = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        _log(f"run {self.task.run}: its process ended with {code}, and is begun again")
+        note(f"run {self.task.run}: its process ended with {code}, and is begun again")
         return False
 
     def _beat(self) -> bool:
@@ -276,10 +276,6 @@ def _finish(client: RuntimeHttpClient, status: str, details: str) -> bool:
     except httpx.HTTPError:
         return False
     return True
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def main(directory: CoordinatorDirectory) -> None:

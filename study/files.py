@@ -8,7 +8,15 @@ from pathlib import Path
 
 from privacy.errors import UserError
 
-__all__ = ["sync_directory", "write_new", "write_whole"]
+__all__ = ["read_whole", "sync_directory", "write_new", "write_whole"]
+
+
+def read_whole(path: Path, *, hint: str = "") -> bytes:
+    """The content of a file. Raises UserError where the system refuses, with this hint."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:

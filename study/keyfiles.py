@@ -23,6 +23,7 @@ from study.files import write_new
 
 __all__ = [
     "create_key",
+    "public_pem",
     "read_key",
     "read_public_key",
     "write_public_key",
@@ -41,8 +42,13 @@ def create_key(path: Path) -> SigningKey:
 
 def write_public_key(path: Path, key: SigningKey) -> None:
     """The public half, for anybody; refuses an existing file."""
-    pem = key.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    write_new(path, pem, 0o644)
+    write_new(path, public_pem(key.public), 0o644)
+
+
+def public_pem(key: bytes) -> bytes:
+    """A public key, 32 bytes, as its file has it."""
+    public = Ed25519PublicKey.from_public_bytes(key)
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def read_key(path: Path) -> SigningKey:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as jsons
 import os
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from discreet.commands.shared import Json
+from discreet.commands.shared import Json, read_as
 from discreet.console import (
     errors_explained,
     print_json,
@@ -22,7 +21,7 @@ from discreet.console import (
     results,
     say,
 )
-from privacy.errors import DiscreetError, ProtocolError, UserError
+from privacy.errors import DiscreetError, UserError
 
 if TYPE_CHECKING:
     from server.directory import CoordinatorDirectory
@@ -116,13 +115,13 @@ def add(
     """  # fmt: skip
     with errors_explained():
         opened = _opened(directory)
-        given = {name: b64encode(key).decode() for name, key in map(_node_of, node)}
+        given = dict(map(_node_of, node))
         sites = opened.sites() | given
         if len(set(sites.values())) < len(sites):
             raise UserError(
                 "Expected a node key of its own for each site", hint="discreet site init makes one"
             )
-        _write_sites(opened, sites)
+        opened.write_sites(sites)
         say(f"{', '.join(given)} may connect; {len(sites)} sites in all.")
         if json:
             print_json({"sites": sorted(sites)})
@@ -148,7 +147,7 @@ def remove(
             raise UserError(
                 f"There is no site {unknown[0]}", hint=f"there are {', '.join(sites) or 'none'}"
             )
-        _write_sites(opened, {each: key for each, key in sites.items() if each not in name})
+        opened.write_sites({each: key for each, key in sites.items() if each not in name})
         say(f"{', '.join(name)} may connect no longer.")
         if json:
             print_json({"sites": sorted(set(sites) - set(name))})
@@ -243,8 +242,6 @@ def status(directory: Directory, json: Json = False) -> None:
 
     Example: discreet coordinator status coordinator
     """
-    from base64 import b64decode
-
     from server.superlink import Control
 
     with errors_explained():
@@ -252,7 +249,7 @@ def status(directory: Directory, json: Json = False) -> None:
         with Control(opened) as control:
             nodes = control.nodes()
         sites = {
-            name: "connected" if (node := nodes.get(b64decode(key))) and node.is_online else "not connected"
+            name: "connected" if (node := nodes.get(key)) and node.is_online else "not connected"
             for name, key in opened.sites().items()
         }  # fmt: skip
         studies = {
@@ -282,13 +279,13 @@ def _node_of(given: str) -> tuple[str, bytes]:
         load_ssh_public_key,
     )
 
+    from study.files import read_whole
+
     name, found, path = given.partition("=")
     if not found or not name:
         raise UserError(f"{given}: expected NAME=FILE", hint="such as north=north/node.pub")
     try:
-        key = load_ssh_public_key(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        key = load_ssh_public_key(read_whole(Path(path)))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(
             f"{path} is not a node's public key", hint="give the site's node.pub"
@@ -298,36 +295,20 @@ def _node_of(given: str) -> tuple[str, bytes]:
     return name, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _write_sites(directory: CoordinatorDirectory, sites: dict[str, str]) -> None:
-    from study.files import write_whole
-
-    write_whole(directory / "sites.json", jsons.dumps(sites, indent=1, sort_keys=True).encode())
-
-
 def _declaration(path: Path) -> Declaration:
     from study.declaration import Declaration
 
-    try:
-        return Declaration.from_bytes(path.read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}", hint="discreet study declare writes one"
-        ) from error
-    except ProtocolError as error:
-        raise UserError(
-            f"{path} is no declaration: {error.message}", hint="discreet study declare writes one"
-        ) from error
+    return read_as(
+        path, "declaration", Declaration.from_bytes, hint="discreet study declare writes one"
+    )
 
 
 def _roster(path: Path) -> SignedRoster:
     from study.roster import SignedRoster
 
-    try:
-        return SignedRoster.from_bytes(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ProtocolError as error:
-        raise UserError(f"{path} is no roster: {error.message}") from error
+    return read_as(
+        path, "roster", SignedRoster.from_bytes, hint="discreet federation init makes one"
+    )
 
 
 def _followed(place: Path, declaration: Declaration, *, quiet: bool) -> dict[str, Any]:

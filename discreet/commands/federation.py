@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discreet.commands.shared import Json
+from discreet.commands.shared import Json, read_as
 from discreet.console import errors_explained, print_json, print_table, results, say
 from privacy.errors import ProtocolError, UserError
 
@@ -256,14 +256,9 @@ def _sites(given: list[str]) -> tuple[RosterSite, ...]:
 def _read(path: Path) -> SignedRoster:
     from study.roster import SignedRoster
 
-    try:
-        return SignedRoster.from_bytes(path.read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}", hint="discreet federation init makes one"
-        ) from error
-    except ProtocolError as error:
-        raise UserError(f"{path} is no roster: {error.message}") from error
+    return read_as(
+        path, "roster", SignedRoster.from_bytes, hint="discreet federation init makes one"
+    )
 
 
 @contextmanager

@@ -166,10 +166,9 @@ def read_lines(path: Path, kind: str) -> Iterator[bytes]:
         UserError: it cannot be read, is another kind of file, or a program has changed its lines' ends.
         LedgerError: its last line is cut.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    from study.files import read_whole
+
+    content = read_whole(path)
     if b"\r\n" in content or content.startswith(_BYTE_ORDER_MARKS):
         raise UserError(
             f"{path}: expected the bytes that were written, found other ends of lines, or a mark before the first",

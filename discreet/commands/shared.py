@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from privacy.errors import UserError
+from privacy.errors import ProtocolError, UserError
 from study.contract import Study
 
 if TYPE_CHECKING:
     from client.tables import Table
     from study.guarantee import Guarantee
 
-__all__ = ["File", "Json", "guarantee_of", "require_replaceable", "with_table"]
+__all__ = ["File", "Json", "guarantee_of", "read_as", "require_replaceable", "with_table"]
+
+Read = TypeVar("Read")
 
 _BESIDE_A_LEDGER = ("-wal", "-shm", "-journal")  # SQLite's, which may be empty
 
@@ -42,6 +44,16 @@ def guarantee_of(study: Study, *, sites: int | None = None) -> Guarantee:
         study, _ = with_table(study, None)
     feature_names(study)  # raises where they are not known, and says what to do
     return least_guarantee(study, sites)
+
+
+def read_as(path: Path, kind: str, parse: Callable[[bytes], Read], *, hint: str) -> Read:
+    """What a file holds. Raises UserError: it cannot be read, or holds nothing of that kind; hint: where one comes from."""
+    from study.files import read_whole
+
+    try:
+        return parse(read_whole(path, hint=hint))
+    except ProtocolError as error:
+        raise UserError(f"{path} is no {kind}: {error.message}", hint=hint) from error
 
 
 def require_replaceable(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from discreet.commands.shared import Json
+from discreet.commands.shared import Json, read_as
 from discreet.console import errors_explained, print_json, say
-from privacy.errors import ProtocolError, UserError
+from privacy.errors import UserError
 
 if TYPE_CHECKING:
     from study.invitation import Invitation
@@ -58,6 +58,7 @@ def init(
     from client.directory import Network, Settings, SiteDirectory, settings_text
     from client.supernode import create_node_key
     from study.files import write_whole
+    from study.keyfiles import public_pem
 
     with errors_explained():
         if not (directory / "ledger.sqlite").is_file():
@@ -80,7 +81,7 @@ def init(
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         settings = Settings(network=Network(coordinator=found.address, runtime_port=port))
         write_whole(directory / "ca.pem", found.certificate.encode())
-        write_whole(directory / "coordinator.pub", _public_pem(found.key))
+        write_whole(directory / "coordinator.pub", public_pem(bytes.fromhex(found.key)))
         write_whole(directory / "superexec.secret", secrets.token_hex(32).encode(), mode=0o600)
         write_whole(directory / "site.toml", settings_text(settings).encode())
         create_node_key(SiteDirectory(directory))  # last: with it the site is prepared
@@ -100,20 +101,9 @@ def init(
 def _invitation(path: Path) -> Invitation:
     from study.invitation import Invitation
 
-    try:
-        return Invitation.from_bytes(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ProtocolError as error:
-        raise UserError(f"{path} is no invitation: {error.message}") from error
-
-
-def _public_pem(key: str) -> bytes:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return read_as(
+        path, "invitation", Invitation.from_bytes, hint="discreet coordinator init makes one"
+    )
 
 
 @app.command()
@@ -144,16 +134,14 @@ def approve(
     """
     from client.approvals import approve as approve_study
     from client.directory import SiteDirectory
+    from study.files import read_whole
 
     with errors_explained():
         opened = SiteDirectory(directory)
         name = data_set or (data.stem if data is not None else None)
         if name is None:
             raise UserError("Which data set?", hint="give --data, or --data-set for a built-in one")
-        try:
-            content = declaration.read_bytes()
-        except OSError as error:
-            raise UserError(f"{declaration} cannot be read: {error.strerror}") from error
+        content = read_whole(declaration, hint="discreet study declare writes one")
         approval = approve_study(opened, content, data=data, data_set=name)
         study = approval.declaration
         say(f"{directory} takes part in {study.study.name}, {study.hash[:12]}, with {name}.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from discreet.commands.forecast import forecast
-from discreet.commands.shared import File, Json, guarantee_of, with_table
+from discreet.commands.shared import File, Json, guarantee_of, read_as, with_table
 from discreet.console import errors_explained, print_json, print_table, results, say
 from privacy.errors import UserError
 from study.contract import Study
@@ -170,11 +170,11 @@ def declare_study(
         study = read_study(file)
         if isinstance(study.data.features, str):
             study, _ = with_table(study, data)
+        signed = read_as(
+            roster, "roster", SignedRoster.from_bytes, hint="discreet federation init makes one"
+        )
         try:
-            signed = SignedRoster.from_bytes(roster.read_bytes())
             signed.check_signed()
-        except OSError as error:
-            raise UserError(f"{roster} cannot be read: {error.strerror}") from error
         except ProtocolError as error:
             raise UserError(f"{roster}: {error.message}") from error
         declaration = declare(

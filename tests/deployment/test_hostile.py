@@ -4,7 +4,6 @@ coordinator's machine that is not the coordinator's any more.
 """
 
 import json
-from base64 import b64decode
 from contextlib import ExitStack
 
 import httpx
@@ -84,7 +83,7 @@ def superlink(lab):
 
 
 def node_of(lab, name):
-    key = b64decode(CoordinatorDirectory(lab.coordinator).sites()[name])
+    key = CoordinatorDirectory(lab.coordinator).sites()[name]
     return lab.nodes()[key].node_id
 
 

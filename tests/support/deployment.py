@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from base64 import b64decode
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -346,7 +345,7 @@ class Deployment:
     def connected(self, *names):
         """Are these sites connected, or all?"""
         nodes, keys = self.nodes(), CoordinatorDirectory(self.coordinator).sites()
-        found = [nodes.get(b64decode(keys.get(each, ""))) for each in names or self.names]
+        found = [nodes.get(keys.get(each)) for each in names or self.names]
         return all(each is not None and each.is_online for each in found)
 
     def start_all(self):

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -367,18 +366,13 @@ class Fleet:
         site = self.stranger()
         with Control(self.directory) as control:
             control.register_node(site.key)
-        self._rewrite(lambda sites: sites | {name: base64.b64encode(site.key).decode()})
+        self.directory.write_sites(self.directory.sites() | {name: site.key})
         site.activate()
         return site
 
     def remove(self, name):
-        self._rewrite(lambda sites: {key: sites[key] for key in sites if key != name})
-
-    def _rewrite(self, change):
-        path = self.directory / "sites.json"
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(change(json.loads(path.read_text()))), encoding="utf-8")
-        new.replace(path)
+        kept = {each: key for each, key in self.directory.sites().items() if each != name}
+        self.directory.write_sites(kept)
 
     def refusals(self):
         """Lines of the gateway's log: (status, reason, caller, path); not of strangers that were idle for long."""

@@ -1,4 +1,4 @@
-"""What a process of the site tells its operator: lines in its log, each with the time."""
+"""What a process of a deployment tells its operator: lines in its log, each with the time in UTC."""
 
 from __future__ import annotations
 
