@@ -1,8 +1,9 @@
-"""Flower's Grid over SuperLink, read so that no reply can hold up or stop the ones of other sites.
+"""Flower's Grid over SuperLink, so that no site can hold up or stop the others: by no reply, and by nothing else.
 
 A reply is there before its objects are, and it is its site that says when they come, and what is in them. Flower's own
 `HttpGrid` waits for them, for minutes, and raises on what is none of its objects. Here a reply waits by itself: every
-look takes what has come, and one that cannot be read is an error of that site.
+look takes what has come, and one that cannot be read is an error of that site. A message that SuperLink refuses to
+take is sent again later, and the others go without it.
 """
 
 from __future__ import annotations
@@ -40,11 +41,27 @@ class _Coming:
 
 
 class SuperLinkGrid(HttpGrid):
-    """As its base, but for `pull_messages`."""
+    """As its base, but for what one site could do to the others."""
 
     def __init__(self, address: str, certificate: bytes, *, token: str) -> None:
         super().__init__(address, False, certificate, token=token)
         self._coming: dict[str, _Coming] = {}  # by the message that it replies to
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Ids of these messages, in order; "" for one that SuperLink does not take now.
+
+        Raises:
+            httpx.HTTPStatusError: the run is not ours any more.
+        """
+        made = list(messages)
+        try:
+            return list(super().push_messages(made)) or [""] * len(made)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                raise
+        if len(made) == 1:
+            return [""]
+        return [number for each in made for number in self.push_messages([each])]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies to these messages, as far as they are there in full; nothing is waited for.

@@ -218,6 +218,10 @@ class _Trip:
         for each, number in zip(messages, self._grid.push_messages(made), strict=False):
             if number:
                 self._asked[number] = each
+            else:
+                self._way.warn(
+                    f"SuperLink did not take the message to {each.site}; it is sent again later"
+                )
             moving = len(self._contents[each.site]) // _SLOWEST
             pause = (self._way.waits.again + moving) * 2 ** min(
                 self._times[each.site], _MOST_DOUBLINGS

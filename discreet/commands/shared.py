@@ -47,7 +47,7 @@ def guarantee_of(study: Study, *, sites: int | None = None) -> Guarantee:
 
 
 def read_as(path: Path, kind: str, parse: Callable[[bytes], Read], *, hint: str) -> Read:
-    """What a file holds. Raises UserError: it cannot be read, or holds nothing of that kind; hint: where one comes from."""
+    """What a file holds. hint: where one comes from. Raises UserError: it cannot be read, or is of another kind."""
     from study.files import read_whole
 
     try:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import resource
 import signal
+import sqlite3
 import sys
 import time
 from contextlib import suppress
@@ -67,13 +68,17 @@ async def serve(directory: CoordinatorDirectory) -> None:
 
 async def _forget(deliveries: Deliveries) -> None:
     while True:
-        deliveries.forget(time.time())
+        with suppress(sqlite3.Error):  # a full disk, say: the next minute's turn
+            deliveries.forget(time.time())
         await asyncio.sleep(_FORGET_SECONDS)
 
 
 def _written(line: str) -> None:
-    sys.stderr.write(line)
-    sys.stderr.flush()
+    with suppress(
+        OSError, ValueError
+    ):  # a log that cannot be written is no reason to refuse otherwise
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def main() -> int:

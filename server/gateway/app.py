@@ -114,7 +114,9 @@ class Gateway:
             keys, now = self._sites.keys(), datetime.now(UTC)
             signed = signed_by(exchange.headers, now=now, registered=keys)
             caller = signed.fingerprint
-            self._deliveries.use(signed.key, signed.stamp, signed.expires.timestamp())
+            self._deliveries.use(
+                signed.key, signed.stamp, signed.expires.timestamp(), now.timestamp()
+            )
             _trust(scope, signed.key)
             await self._handled(exchange, path, signed)
         except GoneError:
@@ -137,7 +139,7 @@ class Gateway:
                 await self._passed(exchange, path, signed, await exchange.body())
             else:
                 most = self._limits.round_bytes
-                self._deliveries.check_room(signed.key, length, most, time.time())
+                self._deliveries.charge_largely(signed.key, length, most, time.time())
                 async with self._room.of(signed.key, length):
                     await self._passed(exchange, path, signed, await exchange.body())
 
@@ -201,10 +203,13 @@ class Gateway:
         message, children, stored = self._deliveries.announced(
             signed.key, request.run_id, name, time.time()
         )
-        self._deliveries.charge(message, len(body), most)
+        if len(body) <= _LARGE:  # a larger one was counted before it was read
+            self._deliveries.charge(message, len(body), most)
         await asyncio.to_thread(check_object, request, content, children)
         if stored or self._glance.has_objects([name]):
             return _STORED  # it was, and the answer got lost; SuperLink would say that it was not
+        if signed.expires <= datetime.now(UTC):  # SuperLink would say 401, which ends a SuperNode
+            raise Refused(403, "slow-body")
         async with self._huge if len(body) > _HUGE else nullcontext():
             answer = await self._upstream.call("push-object", signed, body)
         if PushObjectResponse.FromString(answer).stored:

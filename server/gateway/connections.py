@@ -1,8 +1,9 @@
 """The listening side: TLS, bounds on connections, and an end within two seconds.
 
 uvicorn's own server has no limit of time for a handshake or a request's head, and refuses everybody once too many
-strangers are connected. Here a connection has 15 seconds to show a good signature, and when all places are taken the
-one that has waited longest without makes room.
+strangers are connected. Here a connection has 15 seconds to show a good signature, and half a minute after each answer
+to show the next. When all places are taken, a stranger's makes room: of the address that has most of them, the one that
+has waited longest. So it is with handshakes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import gc
 import logging
 import socket
 import ssl
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from ipaddress import IPv6Address, ip_address
+from typing import Any, TypeVar
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -30,6 +35,25 @@ _HANDSHAKES = 64
 _KEEP_ALIVE_SECONDS = 30  # SuperNodes close an idle connection after 5
 _HEAD_BYTES = 16_384
 _CONNECTIONS = 12  # of one node: a SuperNode has up to four
+_SPACES = b" " * 64  # of a head, in a row: no SuperNode sends them
+_NETWORK = 64  # bits of an IPv6 address that are somebody's; the rest he chooses himself
+Kept = TypeVar("Kept")
+
+
+def _to_give_up(addresses: Mapping[Kept, str]) -> Kept | None:
+    """Of the address that has most, the first: who fills all places makes room for himself."""
+    most = Counter(addresses.values()).most_common(1)
+    return next((each for each, address in addresses.items() if address == most[0][0]), None)
+
+
+def _address_of(peer: Any) -> str:
+    """Of whom, as far as an address says that; "" for none."""
+    with suppress(ValueError, IndexError, TypeError):
+        address = ip_address(peer[0].partition("%")[0])
+        if not isinstance(address, IPv6Address):
+            return str(address)
+        return str(address.ipv4_mapped or int(address) >> _NETWORK)
+    return ""
 
 
 class _Places:
@@ -43,8 +67,8 @@ class _Places:
     def take(self, connection: _Connection) -> None:
         self._open[connection] = None
         if len(self._open) > self._most:
-            oldest = next((each for each, key in self._open.items() if key is None), connection)
-            oldest.drop("no-place")
+            strangers = {each: each.address for each, key in self._open.items() if key is None}
+            (_to_give_up(strangers) or connection).drop("no-place")
 
     def trust(self, connection: _Connection, key: bytes) -> None:
         if connection not in self._open:
@@ -70,18 +94,46 @@ class _Places:
         return list(self._open)
 
 
+class _Parser(h11.Connection):
+    """h11's, but for what it takes too long to read: a head with many spaces in a row, or fields behind a body.
+
+    On n spaces before a byte that it does not allow its pattern of a field goes back n^2 / 2 times: half a second, in
+    which nobody else is served, for 16 kB of anybody's.
+    """
+
+    def next_event(self) -> Any:
+        """The next event. Raises RemoteProtocolError."""
+        if self.their_state is h11.IDLE:
+            head, _ = self.trailing_data
+            if _SPACES in head.replace(b"\t", b" ").partition(b"\r\n\r\n")[0]:
+                raise h11.RemoteProtocolError("too many spaces")
+        event = super().next_event()
+        if isinstance(event, h11.Request) and b"transfer-encoding" in dict(event.headers):
+            raise h11.RemoteProtocolError("a body without a length")
+        return event
+
+
 class _Connection(H11Protocol):
     """A connection of HTTP/1.1 alone, for as long as it is trusted."""
 
     def __init__(self, config: Config, state: ServerState, places: _Places) -> None:
         super().__init__(config=config, server_state=state, app_state={"trust": self._trust})
+        self.conn = _Parser(h11.SERVER, _HEAD_BYTES)
+        self.address = ""
         self._places = places
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.address = _address_of(transport.get_extra_info("peername"))
         self._timer = self.loop.call_later(_TRUST_SECONDS, self.drop, "no-request")
         self._places.take(self)
+
+    def on_response_complete(self) -> None:
+        """The next request has to be there in time, and to be signed well, as the first."""
+        if self._timer is None:
+            self._timer = self.loop.call_later(_KEEP_ALIVE_SECONDS, self.drop, "no-request")
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._places.leave(self)
@@ -96,10 +148,10 @@ class _Connection(H11Protocol):
 
     def drop(self, reason: str) -> None:
         """Close at once, without an answer."""
-        self._note(408, reason)
         self._places.leave(self)
         self._places.swept()
         self.transport.abort()
+        self._note(408, reason)
 
     def _trust(self, key: bytes) -> None:
         if self._timer is not None:
@@ -167,9 +219,9 @@ def _listener(host: str, port: int) -> socket.socket:
 async def _accept(
     listener: socket.socket, connection: Any, tls: ssl.SSLContext, places: _Places
 ) -> None:
-    """Accept for ever. Of handshakes that do not end, the oldest is given up; each takes 130 kB."""
+    """Accept for ever. Of handshakes that do not end some are given up; each takes 130 kB."""
     loop = asyncio.get_running_loop()
-    handshakes: dict[asyncio.Task[None], socket.socket] = {}
+    handshakes: dict[asyncio.Task[None], tuple[socket.socket, str]] = {}
 
     async def handshake(accepted: socket.socket) -> None:
         with suppress(OSError):
@@ -179,18 +231,18 @@ async def _accept(
 
     while True:
         try:
-            accepted, _ = await loop.sock_accept(listener)
+            accepted, peer = await loop.sock_accept(listener)
         except OSError:  # no more files, or a caller that was gone at once
             await asyncio.sleep(0.1)
             continue
         task = asyncio.ensure_future(handshake(accepted))
-        handshakes[task] = accepted
+        handshakes[task] = accepted, _address_of(peer)
         task.add_done_callback(lambda done: handshakes.pop(done, None))
         if len(handshakes) > _HANDSHAKES:
-            task, oldest = next(iter(handshakes.items()))
-            del handshakes[task]
+            given_up = _to_give_up({each: address for each, (_, address) in handshakes.items()})
+            left, _ = handshakes.pop(given_up or task)
             with suppress(OSError):
-                oldest.shutdown(socket.SHUT_RDWR)  # its transport notices, and cleans up
+                left.shutdown(socket.SHUT_RDWR)  # its transport notices, and cleans up
             places.swept()
 
 

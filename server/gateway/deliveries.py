@@ -15,14 +15,15 @@ way:* the SuperNode repeats the call, SuperLink takes an announcement twice, and
 say so ourselves. A lost power supply may lose the last second; the trip mends that as well.
 
 Memory is bounded: what has run out is forgotten, and only the coordinator makes messages. Signatures are remembered
-until they run out, and a node may have no more of them than 20 000.
+until they run out, and a node may have no more of them than 20 000. Where the clock is set back, those that it had
+forgotten do not count again.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,22 @@ __all__ = ["Deliveries", "Delivery"]
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE used (key BLOB, stamp TEXT, until REAL, PRIMARY KEY (key, stamp)) WITHOUT ROWID;
+CREATE TABLE forgotten (until REAL);
+INSERT INTO forgotten VALUES (0);
 CREATE TABLE nodes (key BLOB PRIMARY KEY, node TEXT) WITHOUT ROWID;
 CREATE TABLE deliveries (
     message TEXT PRIMARY KEY, key BLOB, node TEXT, run TEXT, until REAL, answer BLOB,
     given INTEGER DEFAULT 0, confirmed INTEGER DEFAULT 0, reply BLOB, bytes INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE INDEX by_key ON deliveries (key);
 CREATE TABLE given (object TEXT, message TEXT, PRIMARY KEY (object, message)) WITHOUT ROWID;
+CREATE INDEX given_in ON given (message);
 CREATE TABLE announced (
     object TEXT, message TEXT, children TEXT, stored INTEGER DEFAULT 0, PRIMARY KEY (object, message)) WITHOUT ROWID;
+CREATE INDEX announced_in ON announced (message);
 """
 _SIGNATURES = 20_000  # of one node within 305 s
 _TIMES_GIVEN = 4
+_NO_REPLY = b""  # in the place of the digest of one that is used up
 _SLACK = 1.0  # seconds by which a reply's life may be off, as it is a difference of two times
 
 
@@ -79,23 +85,29 @@ class Deliveries:
 
     # Nodes
 
-    def use(self, key: bytes, stamp: str, until: float) -> None:
+    def use(self, key: bytes, stamp: str, until: float, now: float) -> None:
         """A signature counts once. Refused so that an honest node, which signs anew, tries again."""
-        (count,) = self._one("SELECT count(*) FROM used WHERE key = ?", key) or (0,)
+        query = (
+            "SELECT count(*), (SELECT until FROM forgotten) FROM used WHERE key = ? AND until > ?"
+        )
+        count, forgotten = self._one(query, key, now) or (0, 0.0)
         if count >= _SIGNATURES:
             raise Refused(503, "many-calls")
-        if not self._run("INSERT OR IGNORE INTO used VALUES (?, ?, ?)", key, stamp, until):
+        if until <= forgotten or not self._run(
+            "INSERT OR IGNORE INTO used VALUES (?, ?, ?)", key, stamp, until
+        ):
             raise Refused(503, "used-signature")
 
     def learn(self, key: bytes, node: int) -> None:
         """SuperLink says that this key is of this node."""
         self._run("INSERT OR REPLACE INTO nodes VALUES (?, ?)", key, str(node))
 
-    def check_node(self, key: bytes, node: int) -> None:
-        """Raise Refused for a node id that is known to be of another key; SuperLink checks every one."""
+    def check_node(self, key: bytes, node: int) -> bool:
+        """Is it known that a node id is of this key? SuperLink checks every one. Raises Refused if it is of another."""
         row = self._one("SELECT node FROM nodes WHERE key = ?", key)
         if row is not None and row != (str(node),):
             raise Refused(401, "other-node")
+        return row is not None
 
     # Messages
 
@@ -105,8 +117,7 @@ class Deliveries:
         A coordinator that goes on after its death may give SuperLink a message once more whose reply it had fetched and
         lost: then it is as if it had never been delivered.
         """
-        self._run("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             for table in ("given", "announced", "deliveries"):
                 self._run(f"DELETE FROM {table} WHERE message = ?", delivery.message)  # noqa: S608  names of ours
             self._run(
@@ -115,10 +126,6 @@ class Deliveries:
             )  # fmt: skip
             rows = [(each, delivery.message) for each in objects]
             self._database.executemany("INSERT INTO given VALUES (?, ?)", rows)
-        except BaseException:
-            self._run("ROLLBACK")
-            raise
-        self._run("COMMIT")
 
     def again(self, key: bytes, now: float) -> tuple[str, bytes] | None:
         """A message, and the answer that brought it, that this node was given and has done nothing with."""
@@ -162,7 +169,7 @@ class Deliveries:
 
         Raises:
             Refused: no such message of this node, run and time; another reply to it was announced; an object in it
-                is somebody else's.
+                is no new one. Then there is no other reply to it, so that nobody tries what objects there are.
         """
         row = self._one(
             "SELECT node, run, until, reply FROM deliveries WHERE message = ? AND key = ? AND until > ?",
@@ -176,29 +183,34 @@ class Deliveries:
             if earlier != reply.digest:
                 raise Refused(403, "second-reply")
             return
-        if any(self._is_of_others(key, each) for each in reply.objects):
+        taken = any(self._is_taken(key, each) for each in reply.objects)
+        digest = _NO_REPLY if taken else reply.digest
+        with self._transaction():
+            self._run("UPDATE deliveries SET reply = ? WHERE message = ?", digest, reply.reply_to)
+            rows = [
+                (each, reply.reply_to, ",".join(sorted(children)))
+                for each, children in reply.objects.items()
+                if not taken
+            ]
+            self._database.executemany(
+                "INSERT INTO announced (object, message, children) VALUES (?, ?, ?)", rows
+            )
+        if taken:
             raise Refused(403, "others-object")
-        self._run("BEGIN IMMEDIATE")
-        self._run("UPDATE deliveries SET reply = ? WHERE message = ?", reply.digest, reply.reply_to)
-        rows = [
-            (each, reply.reply_to, ",".join(sorted(children)))
-            for each, children in reply.objects.items()
-        ]
-        self._database.executemany(
-            "INSERT INTO announced (object, message, children) VALUES (?, ?, ?)", rows
-        )
-        self._run("COMMIT")
 
-    def check_room(self, key: bytes, length: int, most: int, now: float) -> None:
-        """Raise Refused unless this node has announced something of which as many bytes may yet come."""
+    def charge_largely(self, key: bytes, length: int, most: int, now: float) -> None:
+        """Count a large body before it is read, whatever it will turn out to be, to the reply that has had least.
+
+        Raises:
+            Refused: this node has announced nothing, or nothing of which as many bytes may yet come.
+        """
         row = self._one(
-            "SELECT min(bytes) FROM deliveries WHERE key = ? AND until > ? AND reply IS NOT NULL", key, now
+            "SELECT message FROM deliveries WHERE key = ? AND until > ? AND reply IS NOT NULL ORDER BY bytes LIMIT 1",
+            key, now,
         )  # fmt: skip
-        used = row[0] if row else None
-        if used is None:
+        if row is None:
             raise Refused(403, "nothing-announced")
-        if used + length > most:
-            raise Refused(413, "many-bytes")
+        self.charge(row[0], length, most)
 
     def announced(
         self, key: bytes, run: int, name: str, now: float
@@ -225,20 +237,37 @@ class Deliveries:
 
     def forget(self, now: float) -> None:
         """Forget what has run out."""
-        self._run("DELETE FROM used WHERE until < ?", now)
-        old = "message IN (SELECT message FROM deliveries WHERE until < ?)"
-        for table in ("given", "announced", "deliveries"):
-            self._run(f"DELETE FROM {table} WHERE {old}", now)  # noqa: S608  names of ours
+        with self._transaction():
+            latest = "SELECT max(until) FROM (SELECT until FROM used WHERE until < ? UNION SELECT until FROM forgotten)"
+            self._run(f"UPDATE forgotten SET until = ({latest})", now)  # noqa: S608  a query of ours
+            self._run("DELETE FROM used WHERE until < ?", now)
+            old = "message IN (SELECT message FROM deliveries WHERE until < ?)"
+            for table in ("given", "announced", "deliveries"):
+                self._run(f"DELETE FROM {table} WHERE {old}", now)  # noqa: S608  names of ours
 
-    def _is_of_others(self, key: bytes, name: str) -> bool:
-        """Whether somebody else announced an object, or was given it and this node was not."""
-        theirs = (
-            "SELECT 1 FROM {} JOIN deliveries USING (message) WHERE object = ? AND key {} ? LIMIT 1"
-        )
-        if self._one(theirs.format("announced", "<>"), name, key):
-            return True
-        given = self._one(theirs.format("given", "<>"), name, key)
-        return given is not None and self._one(theirs.format("given", "="), name, key) is None
+    def _is_taken(self, key: bytes, name: str) -> bool:
+        """Whether an object stands in anybody's instruction, or in a reply of somebody else.
+
+        Even in one's own instruction: announced with other children, SuperLink would refuse the instruction, and all
+        that are sent with it, when the coordinator sends it again.
+        """
+        return self._one(
+            "SELECT 1 FROM given WHERE object = ? UNION ALL "
+            "SELECT 1 FROM announced JOIN deliveries USING (message) WHERE object = ? AND key <> ? LIMIT 1",
+            name, name, key,
+        ) is not None  # fmt: skip
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it or nothing."""
+        self._run("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error):  # where the disk is full SQLite has done that itself
+                self._run("ROLLBACK")
+            raise
+        self._run("COMMIT")
 
     @staticmethod
     def _require(row: object) -> None:

@@ -71,16 +71,17 @@ class Polling:
                 return await self._given(*earlier, began=began)
             if self._ending.is_set() or (asked >= began and time.monotonic() >= until):
                 break
-            if time.monotonic() >= self._next(request.node.node_id, began, asked):
+            if time.monotonic() >= self._next(signed.key, request.node.node_id, began, asked):
                 asked = time.monotonic()
                 await self._pulled(signed, body)
             else:
                 await asyncio.sleep(min(_LOOK_SECONDS, self._limits.poll_seconds))
         return _NOTHING
 
-    def _next(self, node: int, began: float, asked: float) -> float:
-        """When to ask SuperLink, as things stand now."""
-        if self._glance.has_message(node, time.time()) is False:
+    def _next(self, key: bytes, node: int, began: float, asked: float) -> float:
+        """When to ask SuperLink, as things stand now; whoever is not known to be this node learns nothing of it."""
+        known = self._deliveries.check_node(key, node)
+        if known and self._glance.has_message(node, time.time()) is False:
             return max(began, asked) + _SURE_SECONDS
         return asked + self._limits.poll_seconds
 

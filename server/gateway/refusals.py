@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
@@ -25,7 +26,9 @@ class Refused(Exception):  # noqa: N818  it is an answer, not a fault
 
 
 class Refusals:
-    """One line for each refusal, but no more than 600 a minute; how many were left out stands in the next line.
+    """One line for each refusal, but a minute no more than 600 of strangers and 600 of nodes.
+
+    How many were left out stands in the next line: no stranger can hide what a node did.
 
     Arguments:
         write: takes a line. clock: the time, in UTC.
@@ -33,17 +36,20 @@ class Refusals:
 
     def __init__(self, write: Callable[[str], object], clock: Callable[[], datetime]) -> None:
         self._write, self._clock = write, clock
-        self._minute, self._lines, self._left_out = "", 0, 0
+        self._minute = ""
+        self._lines: Counter[bool] = Counter()  # by whether they are of strangers
+        self._left_out = 0
 
     def note(self, refused: Refused, *, caller: str, path: str) -> None:
         """Note a refusal: of whom (a key's fingerprint, or STRANGER), and on which path (a name of ours)."""
         second = self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
         if second[:16] != self._minute:
-            self._minute, self._lines = second[:16], 0
-        if self._lines >= _LINES:
+            self._minute, self._lines = second[:16], Counter()
+        of_stranger = caller == STRANGER
+        if self._lines[of_stranger] >= _LINES:
             self._left_out += 1
             return
-        self._lines += 1
+        self._lines[of_stranger] += 1
         more = f" (and {self._left_out} more before)" if self._left_out else ""
         self._left_out = 0
         self._write(f"{second} refused {refused.status} {refused.reason} {caller} {path}{more}\n")

@@ -1,5 +1,6 @@
 """Replies of SuperLink's: what one site sends, or does not send, is no matter of the others."""
 
+import httpx
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
@@ -9,6 +10,7 @@ from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from server.grid import SuperLinkGrid
 from study.envelope import UNREADABLE, answer_message, content_of, query_message, refusal_of
@@ -172,3 +174,33 @@ def test_records_of_another_kind_are_a_message_all_the_same(grid, runtime):
     )
     (found,) = grid.pull_messages([A])
     assert set(found.content) == {"x"}
+
+
+def test_a_message_that_superlink_does_not_take_holds_up_no_other(grid, monkeypatch):
+    poisoned, taken = 3, []
+
+    def push(_grid, messages):
+        if any(each.metadata.dst_node_id == poisoned for each in messages):
+            raise status(500)
+        taken.extend(each.metadata.dst_node_id for each in messages)
+        return [each.object_id for each in messages]
+
+    monkeypatch.setattr(HttpGrid, "push_messages", push)
+    messages = [query_message(b"q", index=0, node_id=node, seconds=60.0) for node in (2, 3, 4)]
+    ids = [each.object_id for each in messages]
+    assert list(grid.push_messages(messages)) == [ids[0], "", ids[2]]
+    assert taken == [2, 4]
+
+
+def test_a_token_that_counts_no_more_is_said(grid, monkeypatch):
+    def push(_grid, _messages):
+        raise status(401)
+
+    monkeypatch.setattr(HttpGrid, "push_messages", push)
+    with pytest.raises(httpx.HTTPStatusError):
+        grid.push_messages([query_message(b"q", index=0, node_id=2, seconds=60.0)])
+
+
+def status(code):
+    request = httpx.Request("POST", "https://localhost")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(code))

@@ -409,8 +409,23 @@ def test_without_a_message_the_answer_is_empty(bench):
     assert (status, messages_of(content)) == (200, [])
 
 
+def test_who_is_not_known_as_a_node_learns_nothing_of_it(bench):
+    """SuperLink is asked at once, whether a message waits for that node or not."""
+    bench.glance.message = False
+    bench.hold()
+
+    async def ask():
+        asking = asyncio.ensure_future(bench.ask("pull-messages", PULL))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+
+    run(ask())
+    assert "pull-messages" in bench.superlink.seen
+
+
 def test_superlink_is_not_asked_while_its_database_says_that_there_is_nothing(bench):
     bench.glance.message = False
+    bench.deliveries.learn(bench.key.pem, NODE)
     bench.hold()
 
     async def ask():
@@ -616,6 +631,38 @@ def test_bytes_of_one_instruction_have_a_bound(tmp_path):
 
     run(ask())
     bench.deliveries.close()
+
+
+def test_bytes_that_are_refused_count_too(tmp_path):
+    bench = Bench(tmp_path, round_bytes=1_000_000, object_bytes=1_000_000)
+    bench.offer()
+    run(bench.ask("pull-messages", PULL))
+    run(bench.ask("push-messages", announce(bench, CONTENT)))
+    never = pushed(CONTENT, object_id=digest("never announced"))
+    seen = []
+    for _ in range(12):
+        seen.append(run(bench.ask("push-object", never))[0])
+    assert seen == [403] * 9 + [413] * 3
+    bench.deliveries.close()
+
+
+def test_an_upload_that_outlives_its_signature_is_dropped(bench, monkeypatch):
+    """SuperLink would refuse the signature, with a status on which a SuperNode ends."""
+    bench.offer()
+    run(bench.ask("pull-messages", PULL))
+    run(bench.ask("push-messages", announce(bench, CONTENT)))
+
+    async def slow(_content, _object, _children):
+        monkeypatch.setattr("server.gateway.app.datetime", Later)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, zone):
+            return datetime.now(zone) + timedelta(seconds=400)
+
+    monkeypatch.setattr("server.gateway.app.asyncio.to_thread", lambda _check, *given: slow(*given))
+    run(bench.refused("slow-body", 403, "push-object", pushed(CONTENT)))
+    assert "push-object" not in bench.superlink.seen
 
 
 def test_an_object_is_pulled_in_pieces_by_its_node_alone(bench):

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fleet import Coordinator, Site, Started, announced, asks, make_directory, me, until
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
@@ -247,8 +248,8 @@ SECOND = b"POST /v1/control/list-runs HTTP/1.1\r\nHost: localhost\r\nContent-Len
     ("lines", "status", "reason"),
     [
         ([PULL_LENGTH, b"Content-Length: 4"], 400, "no-http"),
-        ([PULL_LENGTH, b"Transfer-Encoding: chunked"], 411, "no-length"),
-        ([b"Transfer-Encoding: chunked"], 411, "no-length"),
+        ([PULL_LENGTH, b"Transfer-Encoding: chunked"], 400, "no-http"),
+        ([b"Transfer-Encoding: chunked"], 400, "no-http"),
         ([b"Transfer-Encoding: gzip, chunked", PULL_LENGTH], 501, "no-http"),
         ([b"Transfer-Encoding : chunked", PULL_LENGTH], 400, "no-http"),
         ([b"Transfer-Encoding:\x0bchunked", PULL_LENGTH], 400, "no-http"),
@@ -455,14 +456,43 @@ def test_an_object_that_is_a_victims(coordinator, site, neighbour, refused):
     neighbour.push(honest, contents)
     (answer,) = [name for name in contents if contents[name].startswith(b"ConfigRecord")]
     poison, _ = site.reply_to(whole)
-    poison.message_object_trees[0].children.append(
-        ObjectTree(object_id=answer, children=[ObjectTree(object_id="ab" * 32)])
-    )
+    (tree,) = poison.message_object_trees
+    del tree.children[:]
+    tree.children.append(ObjectTree(object_id=answer, children=[ObjectTree(object_id="ab" * 32)]))
+    with refused("others-object", "second-reply", "wrong-tree", caller=site):
+        assert site.status("push-messages", poison) == 403
+        tree.children[0].CopyFrom(ObjectTree(object_id="cd" * 32))  # not another guess
+        assert site.status("push-messages", poison) == 403
+        for number in range(3):  # nor several
+            tree.children.add(object_id=sha256(b"%d" % number).hexdigest())
+        assert site.status("push-messages", poison) == 400
+    assert coordinator.reply(victims.metadata.message_id) == b"answer"
+
+
+def test_an_instruction_is_sent_again_whatever_its_site_has_announced(
+    coordinator, site, neighbour, refused
+):
+    """Its own instruction's dictionary, as if it had no record: SuperLink would refuse the instruction ever after."""
+
+    def instruction(node, content):
+        me(coordinator.run_id, SUPERLINK_NODE_ID)
+        return Message(
+            RecordDict({"discreet": ConfigRecord({"content": content})}),
+            dst_node_id=node, message_type="query.sum", ttl=60.0,
+        )  # fmt: skip
+
+    coordinator.grid.push_messages([instruction(site.node, b"to the first")])
+    _, tree = until(site.pull)
+    poison, _ = site.reply_to(site.receive())
+    (reply,) = poison.message_object_trees
+    del reply.children[:]
+    reply.children.append(ObjectTree(object_id=tree.children[0].object_id))
     with refused("others-object", caller=site):
         assert site.status("push-messages", poison) == 403
-    assert coordinator.reply(victims.metadata.message_id) == b"answer"
-    site.answer(whole)
-    assert coordinator.reply(whole.metadata.message_id) == b"answer"
+    again = [instruction(site.node, b"to the first"), instruction(neighbour.node, b"to the other")]
+    assert all(coordinator.grid.push_messages(again))
+    for each in (site, neighbour):
+        each.answer(each.receive())
 
 
 def test_an_object_that_was_not_announced_or_is_another(coordinator, site, refused):
@@ -587,6 +617,36 @@ def test_many_connections_of_strangers_keep_no_site_out(tmp_path, fleet, site):
         for each in idle:
             each.close()
         assert gateway.output.count("no-place") >= 20
+    assert site.heartbeat()
+
+
+def connected(fleet, source="127.0.0.1"):
+    """A connection from this address, on which nothing was said yet."""
+    network = fleet.directory.settings().network
+    return socket.create_connection(("127.0.0.1", network.port), 10, source_address=(source, 0))
+
+
+def test_many_connections_of_one_address_keep_no_other_address_out(fleet, site):
+    """However slowly the other begins: who fills all places makes room for himself."""
+    context = ssl.create_default_context(cafile=fleet.directory / "ca.pem")
+    with contextlib.ExitStack() as stack:
+        slow = stack.enter_context(connected(fleet))
+        for _ in range(300):
+            stack.enter_context(connected(fleet, "127.0.0.2"))
+        connection = stack.enter_context(context.wrap_socket(slow, server_hostname="localhost"))
+        connection.sendall(head(site, b"/v1/fleet/nothing", b"Content-Length: 0") + b"\r\n\r\n")
+        assert b"404" in connection.recv(1000)
+
+
+@pytest.mark.parametrize("behind", [b"", b"Transfer-Encoding: chunked\r\n\r\n0\r\n"])
+def test_a_head_of_spaces_takes_nobodys_time(fleet, site, behind):
+    """Half a second each for h11: these fifty would hold up all sites for half a minute."""
+    context = ssl.create_default_context(cafile=fleet.directory / "ca.pem")
+    said = b"POST /v1/fleet/x HTTP/1.1\r\nHost: localhost\r\n" + behind
+    for _ in range(50):
+        with context.wrap_socket(connected(fleet), server_hostname="localhost") as connection:
+            connection.sendall(said + b"a:" + b" \t" * 8_000 + b"\0\r\n\r\n")
+            assert b"400" in connection.recv(1000)
     assert site.heartbeat()
 
 

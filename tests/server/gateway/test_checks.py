@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.directory import Limits
+from server.gateway import checks
 from server.gateway.checks import (
     PATHS,
     announcement_of,
@@ -430,6 +431,16 @@ def test_an_object_with_anything_more_is_refused(extra):
     body = bytearray(object_of(b"content").SerializeToString() + extra)
     with refused("no-protobuf"):
         object_in(body)
+
+
+def test_of_many_fields_few_are_read(monkeypatch):
+    """A second of everybody's time for a megabyte, if all were."""
+    read = []
+    real = checks._varint
+    monkeypatch.setattr(checks, "_varint", lambda view, at: (read.append(at), real(view, at))[1])
+    with refused("no-protobuf"):
+        object_in(bytearray(b"\x10\x00" * 500_000))
+    assert len(read) <= 2 * len(PushObjectRequest.DESCRIPTOR.fields)
 
 
 def test_an_object_without_content_is_refused():

@@ -54,26 +54,39 @@ def refused(reason="not-yours"):
 
 
 def test_a_signature_counts_once(deliveries):
-    deliveries.use(A, "now", NOW + 305)
-    deliveries.use(B, "now", NOW + 305)
-    deliveries.use(A, "then", NOW + 305)
+    deliveries.use(A, "now", NOW + 305, NOW)
+    deliveries.use(B, "now", NOW + 305, NOW)
+    deliveries.use(A, "then", NOW + 305, NOW)
     with refused("used-signature") as caught:
-        deliveries.use(A, "now", NOW + 305)
+        deliveries.use(A, "now", NOW + 305, NOW)
     assert caught.value.status == 503, "an honest node would sign anew"
 
 
 def test_signatures_are_remembered_until_they_run_out_and_have_a_bound(deliveries, monkeypatch):
     monkeypatch.setattr("server.gateway.deliveries._SIGNATURES", 3)
     for stamp in "123":
-        deliveries.use(A, stamp, NOW + 305)
+        deliveries.use(A, stamp, NOW + 305, NOW)
     with refused("many-calls"):
-        deliveries.use(A, "4", NOW + 305)
-    deliveries.use(B, "4", NOW + 305)
+        deliveries.use(A, "4", NOW + 305, NOW)
+    deliveries.use(B, "4", NOW + 305, NOW)
     deliveries.forget(NOW + 300)
     with refused("many-calls"):
-        deliveries.use(A, "4", NOW + 305)
+        deliveries.use(A, "4", NOW + 305, NOW)
+    deliveries.use(
+        A, "4", NOW + 700, NOW + 306
+    )  # those that have run out do not count, forgotten or not
     deliveries.forget(NOW + 306)
-    deliveries.use(A, "4", NOW + 700)
+    deliveries.use(A, "5", NOW + 700, NOW + 306)
+    deliveries.use(A, "6", NOW + 700, NOW + 306)
+
+
+def test_what_was_forgotten_counts_no_more_when_the_clock_is_set_back(deliveries):
+    deliveries.use(A, "now", NOW + 305, NOW)
+    deliveries.forget(NOW + 10_000)
+    deliveries.forget(NOW + 10_000)
+    with refused("used-signature"):
+        deliveries.use(A, "now", NOW + 305, NOW)
+    deliveries.use(A, "later", NOW + 306, NOW)
 
 
 def test_a_node_is_known_by_what_superlink_said_last(deliveries):
@@ -167,9 +180,31 @@ def test_nobody_announces_an_object_of_somebody_else(deliveries):
         deliveries.announce(B, reply(2, node=9, objects={digest(10): frozenset()}), NOW)
     with refused("others-object"):
         deliveries.announce(A, reply(3, objects={digest(102): frozenset()}), NOW)
-    assert deliveries.again(B, NOW) is not None, "a refusal leaves nothing behind"
-    deliveries.announce(B, reply(2, node=9, objects={digest(20): frozenset()}), NOW)
-    deliveries.announce(A, reply(3, objects={digest(101): frozenset()}), NOW)
+    for again in (
+        digest(10),
+        digest(20),
+    ):  # one guess a message: nobody learns much of what there is
+        with refused("second-reply"):
+            deliveries.announce(B, reply(2, node=9, objects={again: frozenset()}), NOW)
+    with refused():
+        deliveries.announced(B, delivery().run, digest(10), NOW)
+
+
+def test_nobody_announces_an_object_of_an_instruction_its_own_included(deliveries):
+    """SuperLink keeps the children that it heard of first, and would refuse the instruction when it is sent again."""
+    give(deliveries, 1)
+    for name in (digest(1), digest(101)):
+        give(deliveries, 1)
+        with refused("others-object"):
+            deliveries.announce(A, reply(1, objects={name: frozenset()}), NOW)
+
+
+def test_a_reply_may_repeat_the_objects_of_ones_own_earlier_one(deliveries):
+    """A site that is asked again with the same bytes answers with the same bytes."""
+    give(deliveries, 1)
+    give(deliveries, 2)
+    deliveries.announce(A, reply(1), NOW)
+    deliveries.announce(A, reply(2, objects=reply(1).objects), NOW)
 
 
 def test_an_object_is_sent_by_the_node_that_announced_it(deliveries):
@@ -193,30 +228,42 @@ def test_an_object_is_sent_by_the_node_that_announced_it(deliveries):
 def test_bytes_are_counted_for_each_instruction(deliveries):
     give(deliveries)
     with refused("nothing-announced"):
-        deliveries.check_room(A, 1, 100, NOW)
+        deliveries.charge_largely(A, 1, 100, NOW)
     deliveries.announce(A, reply(), NOW)
-    deliveries.check_room(A, 100, 100, NOW)
     with refused("many-bytes"):
-        deliveries.check_room(A, 101, 100, NOW)
+        deliveries.charge_largely(A, 101, 100, NOW)
     with refused("nothing-announced"):
-        deliveries.check_room(B, 1, 100, NOW)
-    deliveries.charge(digest(1), 60, 100)
+        deliveries.charge_largely(B, 1, 100, NOW)
+    deliveries.charge(digest(1), 40, 100)
+    deliveries.charge_largely(A, 20, 100, NOW)
     with refused("many-bytes"):
-        deliveries.check_room(A, 41, 100, NOW)
+        deliveries.charge_largely(A, 41, 100, NOW)
     with refused("many-bytes"):
         deliveries.charge(digest(1), 41, 100)
     deliveries.charge(digest(1), 40, 100)
 
 
+def test_large_bodies_count_to_the_reply_that_has_had_least(deliveries):
+    for number in (1, 2):
+        give(deliveries, number)
+        deliveries.announce(A, reply(number, objects={digest(10 * number): frozenset()}), NOW)
+    deliveries.charge(digest(1), 60, 100)
+    for _ in range(2):
+        deliveries.charge_largely(A, 40, 100, NOW)
+    deliveries.charge_largely(A, 40, 100, NOW)
+    with refused("many-bytes"):
+        deliveries.charge_largely(A, 40, 100, NOW)
+
+
 def test_what_was_written_down_is_there_after_the_process_was_killed(path):
     """No close: as after kill -9, the file is what there is."""
     first = Deliveries(path)
-    first.use(A, "now", NOW + 305)
+    first.use(A, "now", NOW + 305, NOW)
     first.learn(A, 5)
     given = give(first)
     second = Deliveries(path)
     with refused("used-signature"):
-        second.use(A, "now", NOW + 305)
+        second.use(A, "now", NOW + 305, NOW)
     with refused("other-node"):
         second.check_node(A, 6)
     assert second.again(A, NOW) == (given.message, b"answer")
@@ -228,7 +275,7 @@ def test_what_was_written_down_is_there_after_the_process_was_killed(path):
 def test_nothing_is_left_of_what_has_run_out(deliveries):
     give(deliveries)
     deliveries.announce(A, reply(), NOW)
-    deliveries.use(A, "now", NOW + 305)
+    deliveries.use(A, "now", NOW + 305, NOW)
     deliveries.forget(NOW + 59)
     deliveries.check_message(A, delivery().run, digest(1), NOW)
     deliveries.forget(NOW + 306)
