@@ -10,10 +10,13 @@ The file is not waited for: what survives a process need not survive the machine
 
 from __future__ import annotations
 
+import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.parcels import Reply, pack, unpack
+from client.parcels import MOST_BYTES, Reply, pack, unpack
 from privacy.errors import ProtocolError, UserError
 from study.files import write_whole
 from study.notes import note
@@ -59,8 +62,12 @@ class Assignment:
             "token", "run", "task", "registered", "received", "answered",
         }:  # fmt: skip
             raise ProtocolError("Expected a task")
+        if not isinstance(head["token"], str) or not all(
+            type(head[each]) is int for each in ("run", "task")
+        ):
+            raise ProtocolError("Expected a token, and numbers of run and task")
         return Assignment(
-            token=str(head["token"]), run=int(head["run"]), task=int(head["task"]),
+            token=head["token"], run=head["run"], task=head["task"],
             message=parts[0] if head["received"] else None, tree=parts[1],
             reply=Reply.from_bytes(parts[2]) if head["answered"] else None,
             registered=bool(head["registered"]),
@@ -78,21 +85,31 @@ class AssignmentFile:
     def read(self) -> Assignment | None:
         """The task that was left; None if there is none, or none that can be read."""
         try:
-            return Assignment.from_bytes(self._path.read_bytes())
+            return Assignment.from_bytes(self._content())
         except FileNotFoundError:
             return None
-        except (OSError, ProtocolError, ValueError):
+        except (OSError, ProtocolError, ValueError, MemoryError):
             self.clear()
             return None
+
+    def _content(self) -> bytes:
+        """Of a file that this program has written: no link, no device, of a size that it can have."""
+        handle = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > 2 * MOST_BYTES:
+                raise ProtocolError("Expected the file of a task")
+            return file.read()
 
     def write(self, assignment: Assignment) -> Assignment:
         """Keep it. Where that fails, an executor that is killed costs a minute, and nothing else."""
         try:
-            write_whole(self._path, assignment.to_bytes(), durable=False)
+            write_whole(self._path, assignment.to_bytes(), durable=False, follow=False)
         except (OSError, UserError) as error:
             note(f"The task in hand cannot be kept: {error}")
         return assignment
 
     def clear(self) -> None:
         """There is nothing in hand."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink()

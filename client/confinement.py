@@ -4,7 +4,8 @@
 |---|---|
 | sockets of any kind, and io_uring, which could open some | a filter of system calls (seccomp) |
 | other programs, other processes | the same |
-| reading or steering other processes: ptrace, process_vm, signals | the same |
+| reading or steering other processes: ptrace, process_vm, signals, turns, shared memory and queues | the same |
+| writing files outside of the site's directory; other processes' memory as a file | Landlock, where the kernel has it |
 | mounts, namespaces, modules, keys of the kernel, clocks, bpf | the same |
 | system calls that later kernels add | the same |
 | privileges of programs that give some | no_new_privs |
@@ -16,10 +17,11 @@ NumPy or of ours, or by a file of records that does. It has the records and the 
 nobody to send them to: its one way out is the pipe to the executor, which passes on one reply to one message, to its
 sender.
 
-**Does not protect from**: what such a worker writes into that reply, or into a file that the site's user may write; it
-reads what that user reads. Run it as a user of its own (`worker.user`), which owns the ledger, the site's key and
-nothing else. Nor from faults of the kernel in the system calls that are left: those that a program with files, memory
-and threads needs.
+**Does not protect from**: what such a worker writes into that reply, or into the site's directory; it reads what its
+user reads. Without Landlock (before Linux 5.13) it also writes what its user may, and that is the memory of the user's
+other processes too, but for ours: give it a user of its own then (`worker.user`). Such a user must not own the site's
+directory: a worker that renames what root's executor writes into would be root. Nor from faults of the kernel in the
+system calls that are left: those that a program with files, memory and threads needs.
 
 What it denies fails with EPERM, as for any program without the right; nothing is killed.
 """
@@ -30,8 +32,10 @@ import ctypes
 import os
 import platform
 import resource
+import stat
 import struct
 import sys
+from pathlib import Path
 
 from client.system_calls import ARCHITECTURES, LAST_KNOWN, Architecture
 from privacy.errors import UserError
@@ -50,6 +54,13 @@ _EPERM, _ENOSYS = _ERRNO | 1, _ERRNO | 38
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _X32 = 0x40000000  # x86-64 numbers with this bit are the same calls for 32-bit pointers
 _CLONE_THREAD = 0x00010000
+_SIGNALLING = (
+    8,
+    10,
+    15,
+    1024,
+    1026,
+)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals to anybody
 
 Instruction = tuple[int, int, int, int]
 
@@ -58,26 +69,33 @@ class ConfinementError(UserError):
     """This machine cannot confine the worker as its site's settings ask."""
 
 
-def confine(*, memory: int, user: str | None = None) -> dict[str, str]:
+def confine(
+    *, memory: int, user: str | None = None, directory: Path | None = None
+) -> dict[str, str]:
     """Confine this process and all that it will ever start. What holds from now on, in words.
 
     Arguments:
         memory: bytes of address space. user: of the system, to become; for a process of root's alone.
+        directory: the only one in which files may be written; None: that is not confined.
     Raises:
         ConfinementError: the machine or its settings do not allow it; limits may hold already.
     """
     kind = _architecture()
     limit(memory)
     if user is not None:
-        _become(user)
+        _become(user, directory)
     forbid_dumps()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, what="no_new_privs")
+    files = "as its user" if directory is None else _write_nowhere_but_in(directory)
     _install(_filter(kind))
     return {
         "network": "none (seccomp)",
         "other programs and processes": "none (seccomp)",
+        "writing files": files,
         "memory": f"{memory:,} bytes of address space",
-        "user": str(os.getuid()) if user is None else user,
+        "user": "ROOT (worker.user, or another user for the site, would be safer)"
+        if os.getuid() == 0
+        else user or str(os.getuid()),
     }
 
 
@@ -120,7 +138,7 @@ def _architecture() -> Architecture:
     return kind
 
 
-def _become(user: str) -> None:
+def _become(user: str, directory: Path | None) -> None:
     """Of root's process, one of this user's, for good."""
     import pwd  # noqa: PLC0415  not on every system
 
@@ -137,9 +155,66 @@ def _become(user: str) -> None:
             f"Expected to become the user {user}, as worker.user says, which only root can, and not root",
             hint="start the site as root, or as that very user, or leave worker.user out",
         )
+    if directory is not None:
+        _require_roots(directory, user, entry.pw_uid)
     os.setgroups([])
     os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+
+
+def _require_roots(directory: Path, user: str, number: int) -> None:
+    """Raise ConfinementError where this user could put a link in the place of what root's executor writes."""
+    found = directory.stat()
+    others_write = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+    if found.st_uid == number or others_write:
+        raise ConfinementError(
+            f"Expected {directory} to be root's, with a sticky bit where {user} may write, as worker.user = {user}",
+            hint=f"chown root:GROUP and chmod 1770 it, GROUP being {user}'s; chown {user} ledger.sqlite* site.key",
+        )
+
+
+# Landlock (linux/landlock.h): its calls have the same numbers everywhere.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION, _PATH_BENEATH = 1, 1
+_WRITE_FILE, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
+_ALL_WRITES = _WRITE_FILE | sum(
+    1 << each for each in range(4, 13)
+)  # removing and making of every kind
+_NO_TCP, _NO_SIGNALS = 0b11, 0b11  # binding, connecting; abstract sockets, signals
+
+
+def _write_nowhere_but_in(directory: Path) -> str:
+    """Files are written in one directory, and no process outside is looked into. In words, what came of it."""
+    version = _landlock(_CREATE_RULESET, None, 0, _VERSION)
+    if version < 1:
+        return "AS ITS USER (this kernel has no Landlock)"
+    writes = _ALL_WRITES | (_TRUNCATE if version >= 3 else 0)
+    rules = [(directory, _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | writes & _TRUNCATE)]
+    rules.append((Path(os.devnull), _WRITE_FILE | writes & _TRUNCATE))
+    words = [writes, *([_NO_TCP] if version >= 4 else []), *([_NO_SIGNALS] if version >= 6 else [])]
+    attributes = struct.pack(f"<{len(words)}Q", *words)
+    ruleset = _landlock(_CREATE_RULESET, attributes, len(attributes), 0)
+    for path, allowed in rules:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rule = struct.pack("<Qi", allowed, place)
+        _require_done(_landlock(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0))
+        os.close(place)
+    _require_done(_landlock(_RESTRICT_SELF, ruleset, 0))
+    os.close(ruleset)
+    return f"in {directory} alone (Landlock {version})"
+
+
+def _landlock(number: int, *arguments: int | bytes | None) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    return int(libc.syscall(ctypes.c_long(number), *words))
+
+
+def _require_done(result: int) -> None:
+    if result < 0:
+        raise ConfinementError(
+            f"Expected the kernel to confine the worker (Landlock), found: {os.strerror(ctypes.get_errno())}"
+        )
 
 
 def _filter(kind: Architecture) -> list[Instruction]:
@@ -159,6 +234,7 @@ def _filter(kind: Architecture) -> list[Instruction]:
         *_unless(kind.clone, _ANY_BIT, _CLONE_THREAD),
         *_unless(kind.tgkill, _EQUAL, os.getpid()),
         *_unless(kind.prlimit64, _EQUAL, 0),
+        *_if_any(kind.fcntl, _SIGNALLING),
     ]  # fmt: skip
     for number in sorted(kind.denied):
         program += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
@@ -174,6 +250,13 @@ def _unless(number: int, test: int, value: int) -> list[Instruction]:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _EPERM),
     ]
+
+
+def _if_any(number: int, values: tuple[int, ...]) -> list[Instruction]:
+    """A system call that is denied for these second arguments."""
+    each = [step for value in values for step in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _EPERM))]
+    block: list[Instruction] = [(_LOAD, 0, 0, _ARGUMENTS + 8), *each, (_RETURN, 0, 0, _ALLOW)]
+    return [(_EQUAL, 0, len(block), number), *block]
 
 
 class _Program(ctypes.Structure):

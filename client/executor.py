@@ -104,6 +104,8 @@ class Executor:
             self._work_on(self._file.write(assignment))
         except (TaskLostError, NoMessageError, RuntimeGoneError) as error:
             note(f"A task is given up, and the SuperNode replies for it: {error.message}")
+        except Exception as error:  # noqa: BLE001  or it would come back with every start
+            note_error("A task is given up, and the SuperNode replies for it", error)
         self._file.clear()
         return True
 

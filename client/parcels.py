@@ -164,7 +164,7 @@ class Pipe:
         """Write a frame. False: whoever reads is gone, or `waiting` has said that it is enough."""
         rest = memoryview(len(content).to_bytes(_LENGTH, "big") + content)
         while rest:
-            if not _ready(self._writing, select.POLLOUT, waiting):
+            if not _ready(self._writing, select.POLLOUT, waiting) or not waiting():
                 return False
             try:
                 rest = rest[os.write(self._writing, rest[:_PIECE]) :]
@@ -194,7 +194,7 @@ class Pipe:
     def _exactly(self, length: int, waiting: Callable[[], bool]) -> bytes | None:
         content = bytearray()
         while len(content) < length:
-            if not _ready(self._reading, select.POLLIN, waiting):
+            if not _ready(self._reading, select.POLLIN, waiting) or not waiting():
                 return None
             try:
                 piece = os.read(self._reading, min(length - len(content), _PIECE))

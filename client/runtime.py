@@ -41,6 +41,7 @@ _CALL_SECONDS = 30.0
 _GONE_SECONDS = 5.0
 _MESSAGE_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+_MOST_MESSAGE = 2_000_000  # bytes of metadata and tree: ours have a thousand
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -120,12 +121,17 @@ class TaskRuntime:
         """Message without content, and tree of its objects, as Protobuf. The SuperNode gives it once.
 
         Raises:
-            NoMessageError: there is none: it was given to an executor that was killed before it could keep it.
+            NoMessageError: there is none: it was given to an executor that was killed before it could keep it; or its
+                metadata and tree are far too large.
         """
         end = time.monotonic() + _MESSAGE_SECONDS
         for pause in _pauses():  # a task is there a moment before its message is
             found = _called(self._client.PullMessages, runtime_pb2.PullAppMessagesRequest())
             if found.messages_list and found.message_object_trees:
+                if found.ByteSize() > _MOST_MESSAGE:
+                    raise NoMessageError(
+                        f"Expected a message of {_MOST_MESSAGE:,} bytes at most, before its content"
+                    )
                 tree = found.message_object_trees[0]
                 return found.messages_list[0].SerializeToString(), tree.SerializeToString()
             if time.monotonic() > end or not waiting():

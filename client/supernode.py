@@ -34,6 +34,7 @@ from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.confinement import forbid_dumps
 from client.directory import SiteDirectory
 from client.processes import supernode_command, supernode_process
 from privacy.errors import DiscreetError, UserError
@@ -193,6 +194,7 @@ def _unreachable(error: Exception, directory: SiteDirectory) -> str:
 def main(arguments: list[str]) -> int:
     """Come back, then be the SuperNode."""
     try:
+        forbid_dumps()  # a worker of the same user could write into this process otherwise
         directory = SiteDirectory(Path(arguments[0]))
         problem = come_back(directory)
         if problem is not None:

@@ -58,6 +58,31 @@ DENIED: Mapping[str, tuple[int | None, int | None]] = {
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
     "personality": (135, 92),
+    # Other processes' turns, and what processes share
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmdt": (67, 197),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "mq_timedsend": (242, 182),
+    "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184),
+    "mq_getsetattr": (245, 185),
     # File systems and namespaces
     "mount": (165, 40),
     "umount2": (166, 39),
@@ -124,13 +149,14 @@ class Architecture:
     Attributes:
         audit: what the kernel calls it in a filter.
         denied: numbers of the calls that fail, whatever their arguments.
-        clone, clone3, tgkill, prlimit64: those that are looked at more closely.
+        clone, clone3, fcntl, tgkill, prlimit64: those that are looked at more closely.
     """
 
     audit: int
     denied: frozenset[int]
     clone: int
     clone3: int
+    fcntl: int
     tgkill: int
     prlimit64: int
 
@@ -141,10 +167,22 @@ def _numbers(place: int) -> frozenset[int]:
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "x86_64": Architecture(
-        audit=0xC000003E, denied=_numbers(0), clone=56, clone3=435, tgkill=234, prlimit64=302
+        audit=0xC000003E,
+        denied=_numbers(0),
+        clone=56,
+        clone3=435,
+        fcntl=72,
+        tgkill=234,
+        prlimit64=302,
     ),
     "aarch64": Architecture(
-        audit=0xC00000B7, denied=_numbers(1), clone=220, clone3=435, tgkill=131, prlimit64=261
+        audit=0xC00000B7,
+        denied=_numbers(1),
+        clone=220,
+        clone3=435,
+        fcntl=25,
+        tgkill=131,
+        prlimit64=261,
     ),
 }
 """By what `platform.machine` says."""

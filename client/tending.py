@@ -21,14 +21,13 @@ from typing import BinaryIO
 from client.directory import SiteDirectory
 from client.parcels import Pipe, unpack, until
 from privacy.errors import ProtocolError, UserError
-from study.notes import note
+from study.notes import note, open_log
 from study.processes import Process, environment_of
 
 __all__ = ["Worker"]
 
 _LONGEST_PAUSE = 30.0
 _LEAVE_SECONDS = 5.0
-_LARGEST_LOG = 10_000_000
 _COMMAND = (
     "-P",
     "-m",
@@ -111,12 +110,10 @@ class Worker:
         self._pipe, self._ready = Pipe(theirs, ours), False
 
     def _log(self) -> BinaryIO:
-        """What the worker says, and its libraries; the log before this one is kept once it is large."""
+        """What the worker says, and its libraries."""
         path = self._directory / "logs" / "worker.log"
         path.parent.mkdir(exist_ok=True)
-        if path.exists() and path.stat().st_size > _LARGEST_LOG:
-            path.replace(path.with_suffix(".log.1"))
-        return path.open("ab")
+        return open_log(path)
 
     def _become_ready(self, waiting: Callable[[], bool]) -> bool:
         """Can it be asked? Waits for a worker that is starting; one that takes too long is given up."""

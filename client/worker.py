@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     try:
         directory = SiteDirectory(Path(arguments[0]))
         settings = directory.settings()
-        held = _confined(settings)
+        held = _confined(settings, directory)
         desk = _desk(directory)
     except DiscreetError as error:
         note_error("The worker cannot work", error)
@@ -64,10 +64,11 @@ def _pipe() -> Pipe:
     return Pipe(reading, writing)
 
 
-def _confined(settings: Settings) -> dict[str, str]:
+def _confined(settings: Settings, directory: SiteDirectory) -> dict[str, str]:
     memory, worker = settings.limits.memory, settings.worker
+    os.environ["SQLITE_TMPDIR"] = str(directory.path)  # what it would write elsewhere
     if worker.confined:
-        return confine(memory=memory, user=worker.user)
+        return confine(memory=memory, user=worker.user, directory=directory.path)
     note("WARNING: worker.confined = false: nothing keeps the worker from the network")
     return unconfined(memory=memory)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from client.confinement import forbid_dumps
 from client.directory import SiteDirectory
 from client.processes import executor_process, supernode_process
 from discreet.processes import Service, keep_going, stop_on_signals
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> int:
     """Keep all processes going until SIGINT or SIGTERM."""
     kind, path = arguments
     try:
+        forbid_dumps()  # a worker of the same user could write into this process otherwise
         services, logs = {"site": _site, "coordinator": _coordinator}[kind](Path(path))
         keep_going(services, logs, stop_on_signals(), _say)
     except DiscreetError as error:

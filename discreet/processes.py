@@ -7,7 +7,6 @@ half of what was before in its way.
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from study.notes import open_log
 from study.processes import Process, environment_of
 
 __all__ = ["Service", "keep_going", "stop_on_signals"]
@@ -26,7 +26,6 @@ __all__ = ["Service", "keep_going", "stop_on_signals"]
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _SETTLED = 30.0  # seconds that a process has to live, for its next death to be its first again
 _POLL = 0.1
-_LARGEST_LOG = 20_000_000
 _PR_SET_PDEATHSIG = 1
 
 
@@ -46,11 +45,6 @@ class Service:
     _due: float = 0.0
     _pause: float = _SHORTEST_PAUSE
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process that runs now."""
-        return None if self._running is None else self._running.pid
-
     def tend(self, logs: Path, say: Callable[[str], None]) -> None:
         """Start it if it does not run and its pause is over."""
         now = time.monotonic()
@@ -63,16 +57,24 @@ class Service:
             say(
                 f"{self.process.name} has ended ({code}); it is started again. {logs / self.process.name}.log"
             )
-            self._running, self._due = None, now + self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._running = None
+            self._wait(now)
         if now >= self._due:
-            self._start(logs)
+            try:
+                self._start(logs)
+            except (
+                OSError
+            ) as error:  # no memory for it, no room for its log: no reason to end the others
+                say(f"{self.process.name} cannot be started ({error.strerror}); it is tried again")
+                self._wait(now)
+
+    def _wait(self, now: float) -> None:
+        """The next start is later, and the one after it later still."""
+        self._due = now + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _start(self, logs: Path) -> None:
-        path = logs / f"{self.process.name}.log"
-        if path.exists() and path.stat().st_size > _LARGEST_LOG:
-            path.replace(path.with_suffix(".log.1"))
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        with open_log(logs / f"{self.process.name}.log") as log:
             self._running = subprocess.Popen(  # noqa: S603  a fixed command
                 self.process.command, env=environment_of(self.process), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, preexec_fn=_die_with_parent, start_new_session=True,  # noqa: PLW1509  no threads here

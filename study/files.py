@@ -43,11 +43,17 @@ def sync_directory(path: Path) -> None:
 
 
 def write_whole(
-    path: Path, content: bytes, *, durable: bool = True, mode: int | None = None
+    path: Path,
+    content: bytes,
+    *,
+    durable: bool = True,
+    mode: int | None = None,
+    follow: bool = True,
 ) -> None:
     """Write a file so that after a crash there is all of it or nothing; `durable`: and it is on the disk.
 
-    `mode`: who may read it, such as 0o600, from its first byte on; None: as the umask says.
+    `mode`: who may read it, such as 0o600, from its first byte on; None: as the umask says. `follow`: where the name is
+    a link, the file that it leads to is written; else the link makes room.
 
     Until then it is `NAME.xxxxxxxx.new`, which no file of anybody's is called; only a crash leaves that behind.
 
@@ -55,14 +61,14 @@ def write_whole(
         UserError: it cannot be that file; the message says why.
         OSError: of `path`, where the system refuses.
     """
-    if path.exists() and not path.is_file():
+    if follow and path.exists() and not path.is_file():
         raise UserError(f"{path} is not a regular file", hint="choose another name")
     if not path.parent.is_dir():
         raise UserError(
             f"{path} cannot be written: there is no directory {path.parent}",
             hint="make the directory first",
         )
-    target = path.resolve()  # a link stays a link
+    target = path.resolve() if follow else path
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
     # O_EXCL replaces none; unlike `mkstemp` this leaves the mode to the umask where none is given.
     flags, allowed = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
+from typing import BinaryIO
 
 from privacy.errors import DiscreetError
 
-__all__ = ["note", "note_error"]
+__all__ = ["note", "note_error", "open_log"]
+
+_LARGEST_LOG = 20_000_000
+_LONGEST = 2_000
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A log to go on with; the one before it is kept once it is large. No link is followed: others may write there."""
+    if path.exists() and path.stat().st_size > _LARGEST_LOG:
+        path.replace(path.with_suffix(".log.1"))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
 def note(text: str) -> None:
-    """Write a line to standard error, which is the log; if nobody keeps one, that is no reason to stop."""
+    """Write a line to standard error, which is the log; if nobody keeps one, that is no reason to stop.
+
+    It stays one line, and moves no terminal, whatever stands in it.
+    """
+    text = "".join(each if each.isprintable() else "?" for each in text[:_LONGEST])
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     try:
         sys.stderr.write(f"{moment}Z {text}\n")

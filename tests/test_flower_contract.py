@@ -101,6 +101,7 @@ NAMES = {
     "flwr.supercore.inflatable.inflatable_object.iterate_object_tree": "server/grid.py",
     "flwr.supercore.inflatable.inflatable_object.no_object_id_recompute": "client/answering.py",
     "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": "client/answering.py server/grid.py simulations/grid.py",
+    "flwr.supercore.inflatable.inflatable_utils.validate_object_content": "client/replies.py",
     "flwr.supercore.interceptors.RuntimeTokenHttpInterceptor": "server/supervisor.py",
     "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor": "server/supervisor.py",
     "flwr.supercore.interceptors.SuperExecAuthHttpInterceptor": "server/supervisor.py",

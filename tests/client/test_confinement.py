@@ -2,14 +2,19 @@
 
 import os
 import platform
+import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
+from pathlib import Path
 
 import pytest
+from site_directories import furnished, site_directory
 
 from client import system_calls
-from client.confinement import ConfinementError, _become, confine
+from client.confinement import ConfinementError, _become, _landlock, confine
 from client.system_calls import ARCHITECTURES, DENIED
 
 MEMORY = 3_000_000_000
@@ -162,10 +167,112 @@ def test_what_holds_is_said_in_words():
 
 def test_a_user_that_is_not_there_or_cannot_be_become_is_refused():
     with pytest.raises(ConfinementError, match="found worker.user = nobody-of-this-name"):
-        _become("nobody-of-this-name")
+        _become("nobody-of-this-name", None)
     if os.getuid() == 0:
         with pytest.raises(ConfinementError, match="and not root"):
-            _become("root")
+            _become("root", None)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize(("owner", "mode"), [("nobody", 0o700), ("root", 0o777), ("root", 0o770)])
+def test_a_user_that_could_put_links_where_root_writes_is_refused(tmp_path, owner, mode):
+    shutil.chown(tmp_path, owner)
+    tmp_path.chmod(mode)
+    with pytest.raises(ConfinementError, match="sticky bit") as caught:
+        _become("nobody", tmp_path)
+    assert "1770" in caught.value.hint
+    assert os.getuid() == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_a_user_may_write_beside_what_is_roots():
+    """As the hint says it: the ledger opens, and what is root's stays in its place."""
+    with tempfile.TemporaryDirectory() as top:
+        Path(top).chmod(0o755)
+        place = site_directory(Path(top) / "site")
+        furnished(place)
+        (place / "task").write_text("root's")
+        os.chown(place.path, 0, pwd.getpwnam("nobody").pw_gid)
+        place.path.chmod(0o1770)
+        for path in [*place.path.glob("ledger.sqlite*"), place / "site.key"]:
+            shutil.chown(path, "nobody")
+        done = in_child(f"""
+            from pathlib import Path
+            from client.confinement import confine
+            from client.ledger import Ledger
+            from study.keyfiles import read_key
+            place = Path({str(place.path)!r})
+            "x".encode("utf-16-be")  # while the library can be read: here it may be root's alone
+            confine(memory={MEMORY}, user="nobody", directory=place)
+            Ledger(place / "ledger.sqlite", read_key(place / "site.key")).close()
+            (place / "worker.lock").touch()
+            try:
+                (place / "task").unlink()
+            except PermissionError:
+                print("stays")
+        """)
+    assert done == ["stays"]
+
+
+LANDLOCK = _landlock(444, None, 0, 1) if sys.platform == "linux" else 0
+
+
+def in_child(code):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(LANDLOCK < 1, reason="this kernel has no Landlock")
+def test_files_are_written_in_one_directory_alone(tmp_path):
+    """And another process' memory is none of them: it could have the network."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "elsewhere").write_text("kept")
+    (tmp_path / "site" / "link").symlink_to(tmp_path / "elsewhere")
+    found = in_child(f"""
+        import os, subprocess, sys
+        from pathlib import Path
+        from client.confinement import confine
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        top = Path({str(tmp_path)!r})
+        held = confine(memory={MEMORY}, directory=top / "site")
+        def denied(call):
+            try: call()
+            except PermissionError: return True
+            return False
+        (top / "site" / "new").write_text("x")
+        (top / "site" / "new").write_text("y")
+        (top / "site" / "new").replace(top / "site" / "newer")
+        (top / "site" / "newer").unlink()
+        print((top / "elsewhere").read_text(), "Landlock" in held["writing files"])
+        open(os.devnull, "w").close()
+        print(*map(denied, [
+            lambda: (top / "elsewhere").write_text("x"), lambda: (top / "site" / "link").write_text("x"),
+            lambda: (top / "other").write_text("x"), lambda: (top / "elsewhere").unlink(),
+            lambda: (top / "elsewhere").replace(top / "site" / "mine"), lambda: os.truncate(top / "elsewhere", 0),
+            lambda: os.symlink("a", top / "site" / "b"), lambda: os.mkfifo(top / "site" / "fifo"),
+            lambda: open(f"/proc/{{other.pid}}/mem", "r+b"), lambda: open(f"/proc/{{other.pid}}/mem", "rb"),
+            lambda: open("/proc/sys/kernel/core_pattern", "w"),
+        ]))
+        other.stdin.close()
+    """)
+    assert found[:2] == ["kept", "True"]
+    allowed = [number for number, denied in enumerate(found[2:]) if denied != "True"]
+    assert allowed in ([], [5] if LANDLOCK < 3 else []), (
+        "truncating is what the third version denies"
+    )
+
+
+@pytest.mark.parametrize("command", ["F_SETOWN", "F_SETSIG", "F_SETLEASE", "F_NOTIFY"])
+def test_a_file_sends_no_signals(command):
+    before = "import fcntl\nreading, writing = os.pipe()"
+    code = f"""
+        print(denied(lambda: fcntl.fcntl(reading, fcntl.{command}, os.getppid())))
+        print(fcntl.fcntl(reading, fcntl.F_SETFL, os.O_NONBLOCK), fcntl.fcntl(reading, fcntl.F_DUPFD, 5) >= 5)
+    """
+    assert confined(code, before=before) == ["True", "0", "True"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
