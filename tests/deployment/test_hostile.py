@@ -29,7 +29,7 @@ from hostile_parties import (
 from server.directory import CoordinatorDirectory
 from study.keyfiles import create_key
 
-PATIENT = {"trip": 40.0, "again": 0.5, "unreachable": 30.0}
+PATIENT = {"trip": 120.0, "again": 0.5, "unreachable": 100.0}
 """Who is waited for as long as a site needs to start."""
 SHORT = {"trip": 40.0, "again": 0.5, "unreachable": 1.0}
 """Who is not there is missing."""
@@ -70,7 +70,7 @@ def new_study(lab, *, rounds=1, waits=PATIENT):
     return lab.study
 
 
-def ended(lab, limit=90):
+def ended(lab, limit=180):
     outcome = wait_for(lab.outcome, "the end of the study", limit=limit)
     assert "summary" in outcome, outcome
     discreet("release", "verify", lab.place / "release")
