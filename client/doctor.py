@@ -74,6 +74,8 @@ def _missing(directory: SiteDirectory) -> Iterator[str]:
 def _readable(directory: SiteDirectory) -> Iterator[str]:
     for name in SECRET:
         with suppress(FileNotFoundError):
+            if not (directory / name).stat().st_size:
+                yield f"{name} is empty: put it back, or make a new one: {NEEDED[name]} where there is none"
             if stat.S_IMODE((directory / name).stat().st_mode) & 0o077:
                 yield f"{name} can be read by others: chmod 600 {directory / name}"
 
@@ -152,11 +154,25 @@ def _studies(directory: SiteDirectory) -> Iterator[str]:
     paths = sorted((directory / "studies").glob("*.json"))
     if not paths:
         yield "No study is approved, so nothing is answered: discreet site approve"
+    closed = _closed(directory) if paths else set()
     for path in paths:
         approval = read_approval(path)
+        if approval.declaration.hash in closed:
+            continue
         if approval.data is not None and not os.access(approval.data, os.R_OK):
             name = approval.declaration.study.name
             yield f"The records of {name} cannot be read: is {approval.data} still there? If moved, approve it again"
+
+
+def _closed(directory: SiteDirectory) -> set[str]:
+    """Studies that the ledger has closed: nothing of them is needed any more."""
+    if not ((directory / "ledger.sqlite").is_file() and (directory / "site.key").is_file()):
+        return set()
+    ledger = Ledger(directory / "ledger.sqlite", read_key(directory / "site.key"))
+    try:
+        return {study for study, account in ledger.state.studies.items() if account.closed}
+    finally:
+        ledger.close()
 
 
 def _clock(directory: SiteDirectory) -> Iterator[str]:

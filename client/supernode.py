@@ -62,8 +62,11 @@ def create_node_key(directory: SiteDirectory) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    if (directory / "node.key").exists():
+        raise UserError(f"{directory / 'node.key'} exists, and is not written over")
+    # The private half last: with it there are both, whenever this is cut short.
+    write_whole(directory / "node.pub", public + b"\n", mode=0o644)
     write_new(directory / "node.key", private, 0o600)
-    write_new(directory / "node.pub", public + b"\n", 0o644)
 
 
 def read_node_key(directory: SiteDirectory) -> ec.EllipticCurvePrivateKey:

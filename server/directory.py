@@ -171,10 +171,16 @@ class CoordinatorDirectory:
         return self.path / "studies" / study
 
     def sites(self) -> dict[str, bytes]:
-        """Public keys of the sites' SuperNodes, PEM, by name of the site."""
+        """Public keys of the sites' SuperNodes, PEM, by name of the site. Raises UserError."""
         path = self / "sites.json"
-        kept = json.loads(path.read_bytes()) if path.exists() else {}
-        return {name: b64decode(key) for name, key in kept.items()}
+        try:
+            kept = json.loads(path.read_bytes()) if path.exists() else {}
+            return {name: b64decode(key) for name, key in kept.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} is no list of sites",
+                hint="remove it, and add them anew: discreet coordinator add",
+            ) from error
 
     def write_sites(self, sites: Mapping[str, bytes]) -> None:
         """Keep these keys in the place of those that there were."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from privacy.errors import StudyError
+from privacy.errors import ProtocolError, StudyError
 from study.contract import FORMAT, Data, Model, Privacy, Sites, Study, Training
 from study.settings import ImpossibleSettingError
 from study.settings_file import (
@@ -27,8 +27,16 @@ SECTIONS: Mapping[str, type] = {
 
 
 def read_study(path: Path) -> Study:
-    """Read a study from a file. Raises StudyError naming file and line."""
-    return parse_study(read_text(path, kind="study", error=StudyError), name=str(path))
+    """Read a study from a file, or from its declaration. Raises StudyError naming file and line."""
+    from study.declaration import Declaration  # noqa: PLC0415  which is made of studies
+
+    text = read_text(path, kind="study", error=StudyError)
+    if not text.startswith("{"):
+        return parse_study(text, name=str(path))
+    try:
+        return Declaration.from_bytes(text.encode()).study
+    except ProtocolError as error:
+        raise StudyError(f"{path} is no declaration: {error.message}", hint=error.hint) from error
 
 
 def parse_study(text: str, *, name: str = "study.toml") -> Study:

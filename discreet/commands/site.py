@@ -15,6 +15,7 @@ from discreet.console import errors_explained, print_json, say
 from privacy.errors import UserError
 
 if TYPE_CHECKING:
+    from study.declaration import Declaration
     from study.invitation import Invitation
 
 __all__ = ["app"]
@@ -77,6 +78,9 @@ def init(
                 f"The invitation's fingerprint is {found.fingerprint}, not {fingerprint}",
                 hint="ask the coordinator by telephone; if it is another there too, somebody has replaced the file",
             )
+        directory.chmod(
+            directory.stat().st_mode & ~0o077
+        )  # names and ceilings are nobody else's business
         for name in ("flower", "studies", "logs"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         settings = Settings(network=Network(coordinator=found.address, runtime_port=port))
@@ -144,9 +148,24 @@ def approve(
         content = read_whole(declaration, hint="discreet study declare writes one")
         approval = approve_study(opened, content, data=data, data_set=name)
         study = approval.declaration
-        say(f"{directory} takes part in {study.study.name}, {study.hash[:12]}, with {name}.")
+        say(f"{directory} takes part in {study.study.name}, {study.hash[:12]}, with {name}:")
+        _say_terms(study)
         if json:
             print_json({"study": study.hash, "name": study.study.name, "data_set": name})
+
+
+def _say_terms(declaration: Declaration) -> None:
+    """What was agreed to, where somebody has not read it before."""
+    study = declaration.study
+    privacy, training, columns = study.privacy, study.training, study.data.features
+    spare = f" and {training.spare_rounds} spare" if training.spare_rounds else ""
+    shown = columns if isinstance(columns, str) else ", ".join(columns)
+    say(
+        f"  asks for   {training.rounds} rounds{spare}, {training.algorithm}, over {declaration.sites} sites"
+    )
+    say(f"  reads      {study.data.label or 'no label'} and {shown}")
+    say(f"  promises   epsilon {privacy.epsilon} at delta {privacy.delta}, trust {privacy.trust}")
+    say("All of it: discreet study show DECLARATION. What is left: discreet ledger budget SITE.")
 
 
 @app.command()

@@ -33,7 +33,8 @@ from server.gateway.refusals import Refused
 
 __all__ = ["Deliveries", "Delivery"]
 
-_VERSION = 1
+_VERSION = 2
+_TABLES = ("used", "forgotten", "nodes", "deliveries", "given", "announced")
 _SCHEMA = """
 CREATE TABLE used (key BLOB, stamp TEXT, until REAL, PRIMARY KEY (key, stamp)) WITHOUT ROWID;
 CREATE TABLE forgotten (until REAL);
@@ -75,8 +76,10 @@ class Deliveries:
         self._database.execute("PRAGMA synchronous = NORMAL")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version != _VERSION:
+            # Of another version nothing is kept: whoever is in the midst of a trip is asked again.
+            gone = "".join(f"DROP TABLE IF EXISTS {each};" for each in _TABLES)
             self._database.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT"
+                f"BEGIN; {gone} {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT"
             )
 
     def close(self) -> None:

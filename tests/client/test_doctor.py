@@ -10,9 +10,11 @@ from site_directories import DATA_SET, declaration_of, furnished, site_directory
 
 from client.approvals import approve
 from client.doctor import NEEDED, main, problems
+from client.ledger import Ledger
 from client.locks import hold, is_held
 from client.policy import Policy, policy_text
 from client.supernode import create_node_key
+from study.keyfiles import read_key
 from study.roster import SignedRoster
 
 
@@ -55,6 +57,20 @@ def test_a_missing_file_is_named_with_where_to_get_it(place, name):
 def test_a_secret_that_others_can_read_is_named(place, name):
     (place / name).chmod(0o644)
     assert any(f"{name} can be read by others: chmod 600" in each for each in problems(place))
+
+
+def test_a_secret_that_is_empty_is_named(place):
+    (place / "superexec.secret").write_bytes(b"")
+    assert any("superexec.secret is empty" in each for each in problems(place))
+
+
+def test_records_of_a_study_that_is_closed_are_not_missed(place):
+    (place / "records.csv").unlink()
+    assert any("records" in each and "cannot be read" in each for each in problems(place))
+    ledger = Ledger(place / "ledger.sqlite", read_key(place / "site.key"))
+    ledger.close_study(declaration_of(1).hash)
+    ledger.close()
+    assert problems(place) == []
 
 
 def _expired(place):

@@ -288,6 +288,42 @@ def test_a_study_is_approved_by_its_declaration(prepared, call, place):
     assert json.loads(result.stdout)["study"] == prepared.study
 
 
+def test_what_is_approved_can_be_read_before_and_is_said_after(prepared, call):
+    """A site has the declaration and no more: what a researcher sends beside it need not be the same study."""
+    declaration = str(prepared.declaration)
+    shown = json.loads(call("study", "show", declaration, "--json").stdout)
+    assert "deployed" in json.dumps(shown)
+    for command in (("study", "check"), ("study", "show"), ("study", "forecast")):
+        result = call(*command, declaration)
+        assert result.exit_code == 0, (command, result.output)
+    data = str(prepared.root / "hospital-2.csv")
+    site = str(prepared.site("hospital-2"))
+    result = call("site", "approve", site, declaration, "--data", data, "--data-set", "records")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    for word in (
+        "2 rounds and 1 spare",
+        "over 3 sites",
+        "diagnosis and mean radius",
+        "epsilon 4 at delta 1e-05",
+        "trust aggregate",
+    ):
+        assert word in said, said
+
+
+def test_an_empty_list_of_sites_is_said(prepared, call, monkeypatch):
+    path = prepared.coordinator / "sites.json"
+    own = path.read_bytes()
+    path.write_bytes(b"")
+    node = f"x={prepared.site('hospital-1') / 'node.pub'}"
+    try:
+        refused(
+            call("coordinator", "add", str(prepared.coordinator), node), WRONG, "no list of sites"
+        )
+    finally:
+        path.write_bytes(own)
+
+
 def test_a_declaration_that_somebody_has_altered_is_not_approved(prepared, call, place):
     content = prepared.declaration.read_bytes()
     (place / "altered.json").write_bytes(content.replace(b'"sites":3', b'"sites": 3'))

@@ -1,6 +1,8 @@
 """What a node was given bounds what it may do; and the memory of it survives, and has bounds."""
 
 import dataclasses
+import sqlite3
+from contextlib import closing
 from hashlib import sha256
 
 import pytest
@@ -295,3 +297,20 @@ def test_a_message_that_superlink_gives_once_more_is_as_if_it_had_never_been_giv
     deliveries.announce(A, reply(digest=b"another body"), NOW)
     with refused("second-reply"):
         deliveries.announce(A, reply(), NOW)
+
+
+def test_a_memory_of_another_version_is_begun_anew(path):
+    """A coordinator that was upgraded goes on: who is in the midst of a trip is asked again."""
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(
+            "CREATE TABLE used (key BLOB); CREATE TABLE given (x); PRAGMA user_version = 1"
+        )
+    memory = Deliveries(path)
+    memory.use(A, "now", NOW + 305, NOW)
+    give(memory)
+    memory.announce(A, reply(), NOW)
+    memory.close()
+    again = Deliveries(path)
+    with refused("used-signature"):
+        again.use(A, "now", NOW + 305, NOW)
+    again.close()
