@@ -54,13 +54,8 @@ _EPERM, _ENOSYS = _ERRNO | 1, _ERRNO | 38
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _X32 = 0x40000000  # x86-64 numbers with this bit are the same calls for 32-bit pointers
 _CLONE_THREAD = 0x00010000
-_SIGNALLING = (
-    8,
-    10,
-    15,
-    1024,
-    1026,
-)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals to anybody
+# F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: signals to anybody
+_SIGNALLING = (8, 10, 15, 1024, 1026)
 
 Instruction = tuple[int, int, int, int]
 
@@ -177,9 +172,7 @@ def _require_roots(directory: Path, user: str, number: int) -> None:
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
 _WRITE_FILE, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
-_ALL_WRITES = _WRITE_FILE | sum(
-    1 << each for each in range(4, 13)
-)  # removing and making of every kind
+_REMOVE_AND_MAKE = sum(1 << each for each in range(4, 13))  # whatever it is
 _NO_TCP, _NO_SIGNALS = 0b11, 0b11  # binding, connecting; abstract sockets, signals
 
 
@@ -188,10 +181,13 @@ def _write_nowhere_but_in(directory: Path) -> str:
     version = _landlock(_CREATE_RULESET, None, 0, _VERSION)
     if version < 1:
         return "AS ITS USER (this kernel has no Landlock)"
-    writes = _ALL_WRITES | (_TRUNCATE if version >= 3 else 0)
-    rules = [(directory, _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | writes & _TRUNCATE)]
-    rules.append((Path(os.devnull), _WRITE_FILE | writes & _TRUNCATE))
-    words = [writes, *([_NO_TCP] if version >= 4 else []), *([_NO_SIGNALS] if version >= 6 else [])]
+    change = _WRITE_FILE | (_TRUNCATE if version >= 3 else 0)
+    rules = [(directory, change | _REMOVE_FILE | _MAKE_REG), (Path(os.devnull), change)]
+    words = [
+        change | _REMOVE_AND_MAKE,
+        *([_NO_TCP] if version >= 4 else []),
+        *([_NO_SIGNALS] if version >= 6 else []),
+    ]
     attributes = struct.pack(f"<{len(words)}Q", *words)
     ruleset = _landlock(_CREATE_RULESET, attributes, len(attributes), 0)
     for path, allowed in rules:

@@ -28,6 +28,7 @@ from client.policy import PolicyFile
 from client.supernode import clock_problem, read_node_key
 from privacy.errors import DiscreetError
 from study.keyfiles import read_key, read_public_key
+from study.ledger_state import LedgerState
 
 __all__ = ["problems"]
 
@@ -125,12 +126,18 @@ def _coordinator(directory: SiteDirectory) -> Iterator[str]:
 
 
 def _ledger(directory: SiteDirectory) -> Iterator[str]:
+    state = _state(directory)
+    if state is not None and not state.data_sets:
+        yield "The ledger has no data set: discreet ledger register adds one"
+
+
+def _state(directory: SiteDirectory) -> LedgerState | None:
+    """What the ledger says; None where there is none to be read, which `_missing` tells of. Raises DiscreetError."""
     if not ((directory / "ledger.sqlite").is_file() and (directory / "site.key").is_file()):
-        return
+        return None
     ledger = Ledger(directory / "ledger.sqlite", read_key(directory / "site.key"))
     try:
-        if not ledger.state.data_sets:
-            yield "The ledger has no data set: discreet ledger register adds one"
+        return ledger.state
     finally:
         ledger.close()
 
@@ -154,7 +161,8 @@ def _studies(directory: SiteDirectory) -> Iterator[str]:
     paths = sorted((directory / "studies").glob("*.json"))
     if not paths:
         yield "No study is approved, so nothing is answered: discreet site approve"
-    closed = _closed(directory) if paths else set()
+    state = _state(directory) if paths else None
+    closed = {study for study, account in state.studies.items() if account.closed} if state else ()
     for path in paths:
         approval = read_approval(path)
         if approval.declaration.hash in closed:
@@ -162,17 +170,6 @@ def _studies(directory: SiteDirectory) -> Iterator[str]:
         if approval.data is not None and not os.access(approval.data, os.R_OK):
             name = approval.declaration.study.name
             yield f"The records of {name} cannot be read: is {approval.data} still there? If moved, approve it again"
-
-
-def _closed(directory: SiteDirectory) -> set[str]:
-    """Studies that the ledger has closed: nothing of them is needed any more."""
-    if not ((directory / "ledger.sqlite").is_file() and (directory / "site.key").is_file()):
-        return set()
-    ledger = Ledger(directory / "ledger.sqlite", read_key(directory / "site.key"))
-    try:
-        return {study for study, account in ledger.state.studies.items() if account.closed}
-    finally:
-        ledger.close()
 
 
 def _clock(directory: SiteDirectory) -> Iterator[str]:

@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.parcels import MOST_OBJECTS, Reply, is_object_id
 from privacy.errors import ProtocolError
 
-__all__ = ["UNAVAILABLE", "Asked", "asked_by", "checked_reply", "error_reply"]
+__all__ = ["UNAVAILABLE", "Asked", "asked_by", "checked_reply", "error_reply", "ids_of"]
 
 UNAVAILABLE = 1005
 """`Refusal.UNAVAILABLE` (study/queries.py), which takes 20 MB to import."""
@@ -66,11 +66,8 @@ def checked_reply(content: bytes, *, to: Asked) -> Reply:
         raise ProtocolError("Expected a reply to the message that was asked")
     if message.error.reason:
         raise ProtocolError("Expected an error without a reason")
-    try:
-        tree = message_pb2.ObjectTree.FromString(reply.tree)
-    except Exception:  # noqa: BLE001  Protobuf's DecodeError, which has no types
-        raise ProtocolError("Expected the tree of a reply") from None
-    if tree.object_id != found.message_id or _ids_of(tree) != set(reply.objects):
+    ids = ids_of(reply.tree)
+    if ids[0] != found.message_id or set(ids) != set(reply.objects):
         raise ProtocolError("Expected a reply with all its objects, and no others")
     for name, each in reply.objects.items():
         _require_object(name, each)
@@ -113,14 +110,19 @@ def _parsed(message: bytes) -> message_pb2.Message:
     return found
 
 
-def _ids_of(tree: message_pb2.ObjectTree) -> set[str]:
-    found: set[str] = set()
-    waiting, nodes = [tree], 0
-    while waiting:
+def ids_of(tree: bytes) -> list[str]:
+    """The ids of a tree of objects, each once, its root first; Protobuf bounds its depth. Raises ProtocolError."""
+    try:
+        waiting = [message_pb2.ObjectTree.FromString(tree)]
+    except Exception:  # noqa: BLE001  Protobuf's DecodeError, which has no types
+        raise ProtocolError("Expected a tree of objects") from None
+    found: dict[str, None] = {}
+    for _ in range(MOST_OBJECTS + 1):
+        if not waiting:
+            return list(found)
         each = waiting.pop()
-        found.add(each.object_id)
+        if not is_object_id(each.object_id):
+            break
+        found[each.object_id] = None
         waiting += each.children
-        nodes += 1
-        if nodes > MOST_OBJECTS:
-            raise ProtocolError("Expected the tree of a reply, found far too large a one")
-    return found
+    raise ProtocolError("Expected ids of objects, and not far too many")

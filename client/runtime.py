@@ -28,7 +28,8 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from client.assignment import Assignment
-from client.parcels import MOST_BYTES, MOST_OBJECTS, Reply, is_object_id
+from client.parcels import MOST_BYTES, Reply
+from client.replies import ids_of
 from privacy.errors import DiscreetError
 
 __all__ = ["NoMessageError", "Runtime", "RuntimeGoneError", "TaskLostError", "TaskRuntime"]
@@ -143,11 +144,12 @@ class TaskRuntime:
         """Contents of all objects of a tree, which arrive while the SuperNode pulls them.
 
         Raises:
-            NoMessageError: far too many or large, one is missing, or it has taken too long.
+            NoMessageError: far too large, one is missing, or it has taken too long.
+            ProtocolError: they are far too many, or it is no tree of objects.
         """
         contents: dict[str, bytes] = {}
         room = MOST_BYTES
-        for each in _ids_of(tree):
+        for each in ids_of(tree):
             contents[each] = self._object(each, waiting)
             room -= len(contents[each])
             if room < 0:
@@ -269,16 +271,3 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _ids_of(tree: bytes) -> list[str]:
-    """The ids of a tree, each once. Protobuf itself bounds its depth."""
-    found: dict[str, None] = {}
-    waiting = [message_pb2.ObjectTree.FromString(tree)]
-    while waiting:
-        each = waiting.pop()
-        if not is_object_id(each.object_id) or len(found) >= MOST_OBJECTS:
-            raise NoMessageError("Expected ids of objects, and not far too many")
-        found[each.object_id] = None
-        waiting += each.children
-    return list(found)

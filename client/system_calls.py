@@ -161,28 +161,20 @@ class Architecture:
     prlimit64: int
 
 
-def _numbers(place: int) -> frozenset[int]:
-    return frozenset(number for each in DENIED.values() if (number := each[place]) is not None)
+_CLOSELY: Mapping[str, tuple[int, int]] = {
+    "clone": (56, 220), "clone3": (435, 435), "fcntl": (72, 25), "tgkill": (234, 131), "prlimit64": (302, 261),
+}  # fmt: skip
+
+
+def _architecture(audit: int, place: int) -> Architecture:
+    """With the numbers that stand at this place of the tables."""
+    denied = {number for each in DENIED.values() if (number := each[place]) is not None}
+    closely = {name: each[place] for name, each in _CLOSELY.items()}
+    return Architecture(audit=audit, denied=frozenset(denied), **closely)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "x86_64": Architecture(
-        audit=0xC000003E,
-        denied=_numbers(0),
-        clone=56,
-        clone3=435,
-        fcntl=72,
-        tgkill=234,
-        prlimit64=302,
-    ),
-    "aarch64": Architecture(
-        audit=0xC00000B7,
-        denied=_numbers(1),
-        clone=220,
-        clone3=435,
-        fcntl=25,
-        tgkill=131,
-        prlimit64=261,
-    ),
+    "x86_64": _architecture(0xC000003E, 0),
+    "aarch64": _architecture(0xC00000B7, 1),
 }
 """By what `platform.machine` says."""

@@ -22,11 +22,11 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from server.gateway.checks import REPLY_OBJECTS
 from study.envelope import UNREADABLE
 
 __all__ = ["SuperLinkGrid"]
 
-_OBJECTS = 3  # of a lean message: itself, its dictionary, one record
 _LOST = 3  # looks at which an object is not even announced, before its reply is given up
 
 
@@ -87,7 +87,7 @@ class SuperLinkGrid(HttpGrid):
     def _arrived(self, coming: _Coming) -> Message | None:
         """The message, if all of it is there; None while it is not."""
         objects = [each.object_id for each in iterate_object_tree(coming.tree)]
-        if len(objects) > _OBJECTS:
+        if len(objects) > REPLY_OBJECTS:
             return _unreadable(coming)
         for each in objects:
             if each not in coming.contents and not self._take(coming, each):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from privacy.errors import DiscreetError
 
-__all__ = ["note", "note_error", "open_log"]
+__all__ = ["note", "note_error", "open_log", "written"]
 
 _LARGEST_LOG = 20_000_000
 _LONGEST = 2_000
@@ -25,17 +26,17 @@ def open_log(path: Path) -> BinaryIO:
 
 
 def note(text: str) -> None:
-    """Write a line to standard error, which is the log; if nobody keeps one, that is no reason to stop.
-
-    It stays one line, and moves no terminal, whatever stands in it.
-    """
+    """Write a line to the log. It stays one line, and moves no terminal, whatever stands in it."""
     text = "".join(each if each.isprintable() else "?" for each in text[:_LONGEST])
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    try:
-        sys.stderr.write(f"{moment}Z {text}\n")
+    written(f"{moment}Z {text}\n")
+
+
+def written(line: str) -> None:
+    """Write to standard error, which is the log; one that cannot be written is no reason to do anything else."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(line)
         sys.stderr.flush()
-    except OSError:
-        pass
 
 
 def note_error(what: str, error: Exception) -> None:

@@ -78,9 +78,8 @@ def init(
                 f"The invitation's fingerprint is {found.fingerprint}, not {fingerprint}",
                 hint="ask the coordinator by telephone; if it is another there too, somebody has replaced the file",
             )
-        directory.chmod(
-            directory.stat().st_mode & ~0o077
-        )  # names and ceilings are nobody else's business
+        # Names and ceilings are nobody else's business.
+        directory.chmod(directory.stat().st_mode & ~0o077)
         for name in ("flower", "studies", "logs"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
         settings = Settings(network=Network(coordinator=found.address, runtime_port=port))

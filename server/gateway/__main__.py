@@ -21,6 +21,7 @@ from server.gateway.connections import listen, tls_of
 from server.gateway.deliveries import Deliveries
 from server.gateway.refusals import Refusals
 from server.gateway.upstream import Glance, Upstream
+from study.notes import written
 
 _FORGET_SECONDS = 60
 
@@ -30,7 +31,7 @@ async def serve(directory: CoordinatorDirectory) -> None:
     settings = directory.settings()
     network, flower = settings.network, directory / "flower"
     flower.mkdir(mode=0o700, exist_ok=True)
-    refusals = Refusals(_written, lambda: datetime.now(UTC))
+    refusals = Refusals(written, lambda: datetime.now(UTC))
     try:
         tls = tls_of(str(directory / "gateway.pem"), str(directory / "gateway.key"))
         upstream = Upstream(f"https://127.0.0.1:{network.superlink_port}", directory / "ca.pem")
@@ -71,14 +72,6 @@ async def _forget(deliveries: Deliveries) -> None:
         with suppress(sqlite3.Error):  # a full disk, say: the next minute's turn
             deliveries.forget(time.time())
         await asyncio.sleep(_FORGET_SECONDS)
-
-
-def _written(line: str) -> None:
-    with suppress(
-        OSError, ValueError
-    ):  # a log that cannot be written is no reason to refuse otherwise
-        sys.stderr.write(line)
-        sys.stderr.flush()
 
 
 def main() -> int:

@@ -36,6 +36,7 @@ from server.gateway.refusals import Refused
 
 __all__ = [
     "PATHS",
+    "REPLY_OBJECTS",
     "Announcement",
     "Path",
     "announcement_of",
@@ -52,7 +53,7 @@ __all__ = [
 _SMALL = 4_096
 _TREE = 65_536
 OBJECTS = 512
-_REPLY = 3  # objects of a lean message: itself, its dictionary, one record
+REPLY_OBJECTS = 3  # of a lean message: itself, its dictionary, one record
 _DEPTH = 16
 _HEADERS, _HEADER_BYTES = 40, 16_384
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -231,7 +232,7 @@ def announcement_of(request: PushMessagesRequest, body: bytearray, limits: Limit
     if len(runtimes) > 1 or not all(0 <= each < _LONGEST_RUNTIME for each in runtimes):
         raise Refused(400, "run-time")
     objects = objects_of(tree)
-    if metadata.message_id != tree.object_id or len(objects) > _REPLY:
+    if metadata.message_id != tree.object_id or len(objects) > REPLY_OBJECTS:
         raise Refused(400, "wrong-tree")
     return Announcement(
         node=request.node.node_id,

@@ -58,30 +58,30 @@ class Polling:
         left = signed.expires.timestamp() - time.time() - 1
         until = began + min(self._limits.hold_seconds, left)
         asked = float("-inf")
+        # Whoever is not known to be this node learns nothing of what waits for it.
+        known = self._deliveries.check_node(signed.key, request.node.node_id)
+        node = request.node.node_id if known else None
         while not gone.is_set():
             if signed.key not in self._sites.keys():  # removed meanwhile  # noqa: SIM118  no dictionary
                 raise Refused(401, "unknown-key")
             earlier = self._deliveries.again(signed.key, time.time())
             if earlier is not None:
-                if (
-                    self._glance.has_heard_of(earlier[0]) is False
-                ):  # its run is over: nobody waits for the reply
-                    self._deliveries.confirm(earlier[0])
+                if self._glance.has_heard_of(earlier[0]) is False:
+                    self._deliveries.confirm(earlier[0])  # its run is over: nobody waits for it
                     continue
                 return await self._given(*earlier, began=began)
             if self._ending.is_set() or (asked >= began and time.monotonic() >= until):
                 break
-            if time.monotonic() >= self._next(signed.key, request.node.node_id, began, asked):
+            if time.monotonic() >= self._next(node, began, asked):
                 asked = time.monotonic()
                 await self._pulled(signed, body)
             else:
                 await asyncio.sleep(min(_LOOK_SECONDS, self._limits.poll_seconds))
         return _NOTHING
 
-    def _next(self, key: bytes, node: int, began: float, asked: float) -> float:
-        """When to ask SuperLink, as things stand now; whoever is not known to be this node learns nothing of it."""
-        known = self._deliveries.check_node(key, node)
-        if known and self._glance.has_message(node, time.time()) is False:
+    def _next(self, node: int | None, began: float, asked: float) -> float:
+        """When to ask SuperLink, as things stand now."""
+        if node is not None and self._glance.has_message(node, time.time()) is False:
             return max(began, asked) + _SURE_SECONDS
         return asked + self._limits.poll_seconds
 

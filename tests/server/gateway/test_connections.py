@@ -24,6 +24,7 @@ from server.gateway.connections import (
     tls_of,
 )
 from server.gateway.refusals import Refusals, Refused
+from study.notes import written
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
@@ -228,7 +229,7 @@ def test_a_log_that_cannot_be_written_is_no_error(monkeypatch):
         flush = write
 
     monkeypatch.setattr(sys, "stderr", Full())
-    program._written("a line\n")
+    written("a line\n")
 
 
 def test_one_error_of_the_database_does_not_end_forgetting(monkeypatch):
