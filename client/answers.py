@@ -62,6 +62,7 @@ from study.instructions import signed_reply
 from study.ledger_entries import Approved
 from study.models import feature_names
 from study.queries import NONCE_BYTES, Refusal, SumAnswer, SumQuery, query_hash
+from study.readiness import study_in_question
 from study.receipts import ReceiptedAnswer
 from study.roster import Roster
 from study.rules import Rule
@@ -213,9 +214,10 @@ class Site:
             RefusedError: with a code that tells nothing about the data.
         """
         try:
+            asked = study_in_question(content)
             message = message_of(content) if is_message(content) else None
-            query = _query_of(message, content)
-            study = self._study_of(message, query)
+            query = None if asked else _query_of(message, content)
+            study = asked or self._study_of(message, query)
         except ProtocolError as error:
             raise RefusedError(Refusal.MALFORMED) from error
         try:
@@ -260,15 +262,7 @@ class Site:
         try:
             if approved is None or not self._ledger.is_open(study):
                 raise RefusedError(Refusal.NOT_APPROVED)
-            if query is not None:
-                if isinstance(message, RoundRequest):
-                    return self._masked(approved, message, query)
-                return self._plain(approved, query, query_hash(content))
-            if approved.masked is None or message is None:
-                raise AggregationError("setup", "expected a study whose sums are masked")
-            if isinstance(message, SetupRequest):
-                return approved.masked.announce(message)
-            return approved.masked.unmask(message)
+            return self._said(approved, message, query, content)
         except AggregationError as error:
             if isinstance(error, NoSessionError):  # as after every restart
                 raise RefusedError(Refusal.NO_SESSION) from error
@@ -280,6 +274,22 @@ class Site:
                 raise RefusedError(Refusal.LEDGER_BEHIND) from error
             self.note(error)
             raise RefusedError(Refusal.UNAVAILABLE) from error
+
+    def _said(
+        self, study: _Approved, message: Message | None, query: SumQuery | None, content: bytes
+    ) -> bytes:
+        """What this site says of a study that it takes part in."""
+        if query is not None:
+            if isinstance(message, RoundRequest):
+                return self._masked(study, message, query)
+            return self._plain(study, query, query_hash(content))
+        if message is None:
+            return content  # it was asked whether it would
+        if study.masked is None:
+            raise AggregationError("setup", "expected a study whose sums are masked")
+        if isinstance(message, SetupRequest):
+            return study.masked.announce(message)
+        return study.masked.unmask(message)
 
     def _plain(self, study: _Approved, query: SumQuery, name: str) -> bytes:
         """Trust `local`, or none: the answer as it is."""

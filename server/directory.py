@@ -9,7 +9,7 @@ superexec.secret                       who may take tasks from SuperLink
 sites.json                             public keys of the sites' SuperNodes, by name
 flower/                                what Flower's parts write: SuperLink's database
 tasks/                                 tokens of the runs that are under way
-studies/HASH/                          one study: declaration, roster, sums so far, release
+studies/HASH/                          one study (`server/study_directory.py`)
 logs/
 """
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from privacy.errors import UserError
+from server.study_directory import StudyDirectory
 from study.files import write_whole
 from study.settings import ImpossibleSettingError, check, setting
 from study.settings_file import (
@@ -117,6 +118,12 @@ class Waits:
     unreachable_seconds: float = setting(
         "For a site that is not connected, before it is missing.", default=60.0, at_least=0
     )
+    ready_seconds: float = setting(
+        "Until sites are asked again whether they take part, while too few do; each time twice as long, up to 300.",
+        default=5.0,
+        above=0,
+        at_most=300,
+    )
 
     def __post_init__(self) -> None:
         check(self, "waits")
@@ -166,9 +173,14 @@ class CoordinatorDirectory:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def study(self, study: str) -> Path:
-        """The directory of the study of this hash."""
-        return self.path / "studies" / study
+    def study(self, study: str) -> StudyDirectory:
+        """What is kept of the study of this hash."""
+        return StudyDirectory(self.path / "studies" / study)
+
+    def studies(self) -> list[StudyDirectory]:
+        """All that were ever submitted."""
+        found = [StudyDirectory(each) for each in sorted((self / "studies").iterdir())]
+        return [each for each in found if each.is_submitted]
 
     def sites(self) -> dict[str, bytes]:
         """Public keys of the sites' SuperNodes, PEM, by name of the site. Raises UserError."""

@@ -95,6 +95,13 @@ class Journal:
         self._directory = directory
         self._trips = 0
 
+    def is_under_way(self, index: int) -> bool:
+        """Has this very query begun, and not ended?"""
+        if self._directory is None or not (kept := self._directory / "state").exists():
+            return False
+        (found,), _ = _unpacked(kept.read_bytes())
+        return bool(found["index"] == index)
+
     def begin(self, index: int, state: Mapping[str, Any]) -> dict[str, Any] | None:
         """Begin a query. If this very query was under way: the state with which it was begun.
 
@@ -105,10 +112,9 @@ class Journal:
         if self._directory is None:
             return None
         kept = self._directory / "state"
-        if kept.exists():
+        if self.is_under_way(index):
             (found,), _ = _unpacked(kept.read_bytes())
-            if found["index"] == index:
-                return dict(found["state"])
+            return dict(found["state"])
         self.end()  # of another query; or what a death in the midst of that has left
         self._directory.mkdir(parents=True)
         write_whole(kept, _packed([{"index": index, "state": state}]))

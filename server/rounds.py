@@ -126,16 +126,16 @@ class _Run:
         self._earlier: Iterator[KeptSum] = self._checkpoint.kept()
         self._receipts = Receipts(job.roster)
         self._journal = Journal(job.journal)
-        self._gatherer = self._gatherer_over(grid)
+        self._trips = Trips(
+            grid, job.sites, job.way, roster=job.roster, journal=self._journal, on_message=job.on_message
+        )  # fmt: skip
+        self._gatherer = self._gatherer_of(self._trips)
         self._asked: Counter[str] = Counter()
         self._sums: list[KeptSum] = []
         self._history: list[dict[str, Any]] = []
 
-    def _gatherer_over(self, grid: Grid) -> PlainSums | MaskedSums:
+    def _gatherer_of(self, trips: Trips) -> PlainSums | MaskedSums:
         job, guarantee = self._job, self._guarantee
-        trips = Trips(
-            grid, job.sites, job.way, roster=job.roster, journal=self._journal, on_message=job.on_message
-        )  # fmt: skip
         if not guarantee.masked:
             return PlainSums(guarantee, trips, self._receipts)
         if job.roster is None:
@@ -197,8 +197,9 @@ class _Run:
 
     def _asked_for(self, ask: Ask) -> KeptSum:
         """One query to every site, and the sum of what came back in time."""
-        began, index = time.monotonic(), len(self._sums)
-        declaration = self._job.declaration
+        index, declaration = len(self._sums), self._job.declaration
+        self._wait_until_ready(index)
+        began = time.monotonic()
         query = SumQuery(
             study=declaration.hash, index=index, function=ask.function, parameters=ask.parameters,
             nonce=self._job.entropy("query", declaration.hash, index)[:NONCE_BYTES],
@@ -221,6 +222,13 @@ class _Run:
             self._checkpoint.keep(kept)
             self._journal.end()
         return kept
+
+    def _wait_until_ready(self, index: int) -> None:
+        """Before the first query, and after one that too few have answered: the next may fare no better."""
+        doubtful = not self._sums or self._sums[-1].total is None
+        if doubtful and not self._journal.is_under_way(index):
+            least = self._guarantee.tolerance.survivors
+            self._trips.wait_until_ready(self._job.declaration.hash, least=least, index=index)
 
     def _missing(self, gathered: Gathered) -> tuple[str, ...]:
         return tuple(name for name in self._job.sites if name not in gathered.survivors)

@@ -25,13 +25,20 @@ from flwr.app import Context, RecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from privacy.errors import DiscreetError, LedgerError, ProtocolError, RoundAbandonedError
+from privacy.errors import (
+    DiscreetError,
+    LedgerError,
+    ProtocolError,
+    RoundAbandonedError,
+    StudyError,
+)
 from privacy.keystream import KEY_BYTES, derive_key
 from server.app import make_server_app
 from server.directory import CoordinatorDirectory
 from server.grid import SuperLinkGrid
 from server.release import Release, write_release
 from server.rounds import Job, Outcome
+from server.study_directory import StudyDirectory
 from server.tasks import FAILED, Task
 from server.trips import Waits, Way
 from study.declaration import Declaration
@@ -48,19 +55,22 @@ def main(directory: CoordinatorDirectory, task: Task) -> int:
     """Run the study of this task to its end; the exit code."""
     place = directory.study(task.study)
     with _alone(place):
-        if (place / "outcome.json").exists():
+        if place.outcome is not None:
             return 0
         _die_with_the_supervisor()
         try:
             summary = _run(directory, task, place)
-        except (RoundAbandonedError, ProtocolError, LedgerError) as error:
-            _conclude(place, {"failed": error.message, "hint": error.hint})
+        except (RoundAbandonedError, ProtocolError, LedgerError, StudyError) as error:
+            place.conclude({"failed": error.message, "hint": error.hint})
             return FAILED
-        _conclude(place, {"summary": summary})
+        except Exception as error:
+            place.wait(f"Its process has failed, and is begun again: {_explained(error)}")
+            raise
+        place.conclude({"summary": summary})
         return 0
 
 
-def _run(directory: CoordinatorDirectory, task: Task, place: Path) -> dict[str, Any]:
+def _run(directory: CoordinatorDirectory, task: Task, place: StudyDirectory) -> dict[str, Any]:
     declaration = Declaration.from_bytes((place / "declaration.json").read_bytes())
     signed = SignedRoster.from_bytes((place / "roster.json").read_bytes())
     outcomes: list[Outcome] = []
@@ -70,7 +80,7 @@ def _run(directory: CoordinatorDirectory, task: Task, place: Path) -> dict[str, 
             declaration=declaration,
             sites=tuple(signed.roster.names.values()),
             roster=signed.roster,
-            way=_way(directory, grid),
+            way=_way(directory, grid, place),
             directory=place / "checkpoint",
             journal=place / "open",
             entropy=_entropy(place / "secret"),
@@ -79,6 +89,7 @@ def _run(directory: CoordinatorDirectory, task: Task, place: Path) -> dict[str, 
         context = Context(
             run_id=task.run, node_id=task.node, node_config={}, state=RecordDict(), run_config={}
         )
+        place.wait("")  # whatever an earlier process has waited for, or failed of
         make_server_app(job, outcomes.append)(grid, context)
     release = Release(
         declaration=declaration, outcome=outcomes[0], roster=signed,
@@ -96,7 +107,7 @@ def _grid(directory: CoordinatorDirectory, task: Task) -> SuperLinkGrid:
     return grid
 
 
-def _way(directory: CoordinatorDirectory, grid: SuperLinkGrid) -> Way:
+def _way(directory: CoordinatorDirectory, grid: SuperLinkGrid, place: StudyDirectory) -> Way:
     waits = directory.settings().waits
 
     def nodes() -> Mapping[str, int]:
@@ -114,9 +125,18 @@ def _way(directory: CoordinatorDirectory, grid: SuperLinkGrid) -> Way:
             trip=waits.trip_seconds,
             again=waits.again_seconds,
             unreachable=waits.unreachable_seconds,
+            ready=waits.ready_seconds,
         ),
+        waiting=place.wait,
         warn=lambda warning: print(warning, file=sys.stderr, flush=True),  # noqa: T201  the log
     )
+
+
+def _explained(error: Exception) -> str:
+    """In words where there are some; whatever else it is, the log tells more."""
+    if isinstance(error, DiscreetError):
+        return error.message + (f" ({error.hint})" if error.hint else "")
+    return f"{type(error).__name__}; see logs/supervisor.log"
 
 
 def _entropy(path: Path) -> Callable[..., bytes]:
@@ -129,7 +149,7 @@ def _entropy(path: Path) -> Callable[..., bytes]:
     return lambda *labels: derive_key(secret, *labels)
 
 
-def _released(release: Release, place: Path) -> dict[str, Any]:
+def _released(release: Release, place: StudyDirectory) -> dict[str, Any]:
     """Write the release; it has its name when it is whole."""
     partial = place / "release.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -139,19 +159,13 @@ def _released(release: Release, place: Path) -> dict[str, Any]:
     return summary
 
 
-def _conclude(place: Path, outcome: Mapping[str, Any]) -> None:
-    """The study is over. What its noise came from, with trust `server`, is forgotten."""
-    write_whole(place / "outcome.json", json.dumps(outcome).encode())
-    (place / "secret").unlink(missing_ok=True)
-
-
 def _tell(write: Callable[[str], Any], flush: Callable[[], None], line: Mapping[str, Any]) -> None:
     write(json.dumps(line) + "\n")
     flush()
 
 
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
+def _alone(place: StudyDirectory) -> Iterator[None]:
     """One process a study: an earlier one that has outlived its supervisor comes to its end first."""
     with (place / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -6,10 +6,9 @@ that either ships is ignored.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from privacy.errors import ProtocolError, UserError
 from server.directory import CoordinatorDirectory
+from server.study_directory import StudyDirectory
 from study.declaration import Declaration
 from study.files import write_whole
 from study.guarantee import Guarantee
@@ -18,7 +17,9 @@ from study.roster import SignedRoster
 __all__ = ["submit"]
 
 
-def submit(directory: CoordinatorDirectory, declaration: Declaration, roster: SignedRoster) -> Path:
+def submit(
+    directory: CoordinatorDirectory, declaration: Declaration, roster: SignedRoster
+) -> StudyDirectory:
     """Put a study into the directory, once; its own directory there.
 
     Raises:
@@ -46,8 +47,8 @@ def submit(directory: CoordinatorDirectory, declaration: Declaration, roster: Si
             hint="discreet coordinator add DIR NAME=node.pub",
         )
     place = directory.study(declaration.hash)
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_whole(place / "roster.json", roster.to_bytes())
-    if not (place / "declaration.json").exists():
+    if not place.is_submitted:
         write_whole(place / "declaration.json", declaration.content)
     return place

@@ -15,7 +15,6 @@ What a run ships is never unpacked: the installed ServerApp runs, and of the run
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -43,11 +42,10 @@ from privacy.errors import DiscreetError
 from server.directory import CoordinatorDirectory
 from server.superlink import Control
 from server.tasks import FAILED, Task
-from study.files import write_whole
 from study.notes import note
 from study.processes import Process, environment_of
 
-__all__ = ["Supervisor", "study_started"]
+__all__ = ["Supervisor"]
 
 _LOOPBACK = "127.0.0.1"
 _SERVER_APP = "flwr-serverapp"
@@ -56,11 +54,10 @@ _BEAT = 10.0  # two heartbeats,
 _LOOK = 5.0  # and two looks for lost runs
 _LONGEST_PAUSE = 30.0
 _STOPPING = 5.0
-
-
-def study_started(place: Path, run: int) -> None:
-    """Remember which run of SuperLink's is that of a study."""
-    write_whole(place / "run.json", json.dumps({"run": run}).encode())
+_STOPPED = {
+    "failed": "it was stopped by its coordinator",
+    "hint": "sites keep what they have charged; each closes the study: discreet ledger close",
+}
 
 
 class Supervisor:
@@ -126,7 +123,7 @@ class Supervisor:
                 task = _with_input(task, client)
                 task.write(self._path(task))
             self._require_open(task)
-            study_started(self._directory.study(task.study), task.run)
+            self._directory.study(task.study).begin(task.run)
             self._running[task.task] = _Running(self._directory, task, self._path(task), client)
             note(f"run {task.run}: study {task.study[:12]}")
         except _TaskLostError as lost:
@@ -140,12 +137,11 @@ class Supervisor:
     def _require_open(self, task: Task) -> None:
         """Raise DiscreetError unless this is a study that was submitted here, is not over, and not running."""
         place = self._directory.study(task.study)
-        known = task.study.isalnum() and (place / "declaration.json").is_file()
-        if not known:
+        if not (task.study.isalnum() and place.is_submitted):
             raise DiscreetError(
                 "Expected the hash of a study that was submitted to this coordinator"
             )
-        if (place / "outcome.json").exists():
+        if place.outcome is not None:
             raise DiscreetError("Expected a study that is not over")
         if any(each.task.study == task.study for each in self._running.values()):
             raise DiscreetError("Expected a study that is not running already")
@@ -167,14 +163,15 @@ class Supervisor:
     def _start_lost_runs(self, control: Control) -> None:
         """A study that has begun, is not over, and whose run SuperLink has given up: as a new run, where it was."""
         running = {each.task.run for each in self._running.values()}
-        for path in (self._directory / "studies").glob("*/run.json"):
-            run, place = json.loads(path.read_bytes())["run"], path.parent
-            if run in running or (place / "outcome.json").exists():
+        for place in self._directory.studies():
+            run = place.run
+            if run is None or run in running or place.outcome is not None:
                 continue
             if control.run_status(run).is_finished:
-                started = control.start_run(place.name)
-                study_started(place, started)
-                note(f"run {run} was given up; run {started} goes on with study {place.name[:12]}")
+                study = place.path.name
+                started = control.start_run(study)
+                place.begin(started)
+                note(f"run {run} was given up; run {started} goes on with study {study[:12]}")
 
 
 class _TaskLostError(Exception):
@@ -189,6 +186,7 @@ class _Running:
     ) -> None:
         self.task = task
         self._directory, self._path, self._client = directory, path, client
+        self._study = directory.study(task.study)
         self._process: subprocess.Popen[bytes] | None = None
         self._beaten = self._due = 0.0
         self._pause = 0.5
@@ -199,6 +197,8 @@ class _Running:
             note(f"run {self.task.run}: SuperLink has given it up")
             self.stop()
             return True
+        if self._study.is_to_stop:
+            return self._end()
         if self._process is None:
             if time.monotonic() >= self._due:
                 self._start()
@@ -214,6 +214,14 @@ class _Running:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         note(f"run {self.task.run}: its process ended with {code}, and is begun again")
         return False
+
+    def _end(self) -> bool:
+        """Somebody has asked for it. A study that has come to its own end in the meantime keeps that."""
+        self.stop()
+        if self._study.outcome is None:
+            self._study.conclude(_STOPPED)
+        note(f"run {self.task.run}: stopped, as was asked")
+        return _finish(self._client, "failed", "stopped")
 
     def _beat(self) -> bool:
         """False once SuperLink says that the token is not valid any more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from server.journal import Heard, Journal, Pushed, TripJournal
 from study.envelope import content_of, is_unreachable, query_message, refusal_code_of, refusal_of
 from study.instructions import opened_reply, signed_instruction
 from study.queries import NONCE_BYTES
+from study.readiness import readiness_question
 from study.receipts import ReceiptedAnswer
 from study.refusals import explained, refusal_in
 from study.roster import Roster
@@ -30,6 +31,10 @@ from study.roster import Roster
 __all__ = ["Trips", "Waits", "Way"]
 
 _MOST_DOUBLINGS = 6
+_READY, _LONGEST_READY = (
+    30.0,
+    300.0,
+)  # seconds that a site has to say whether it is ready, and between two questions
 _SLOWEST = 1_000_000  # bytes a second: a large instruction is given the time to arrive before it is sent anew
 
 
@@ -41,12 +46,15 @@ class Waits:
         trip: until whoever has not answered is missing.
         again: until whoever is silent is asked again; the second time twice as long, and so on.
         unreachable: until a site that Flower does not reach is missing; 0: it is at once.
+        ready: until sites that were not ready are asked again whether they are; the second time twice as long, and so
+            on; 0: they are not asked.
         poll: between two looks for replies.
     """
 
     trip: float = 600.0
     again: float = 20.0
     unreachable: float = 0.0
+    ready: float = 0.0
     poll: float = 0.1
 
 
@@ -58,12 +66,14 @@ class Way:
         nodes: the Flower node of every site that is there now, by name; asked anew all the time.
         key: the coordinator's, which signs every instruction; None: nothing is signed, and nobody asks for it.
         warn: told what the operator should know, in a sentence.
+        waiting: told what is being waited for, in a sentence that is empty as soon as nothing is.
     """
 
     nodes: Callable[[], Mapping[str, int]]
     key: SigningKey | None = None
     waits: Waits = Waits()
     warn: Callable[[str], None] = lambda _warning: None
+    waiting: Callable[[str], None] = lambda _what: None
 
 
 class Trips:
@@ -106,20 +116,44 @@ class Trips:
             least: nobody is asked before so many of them are there: a query that too few can answer would only cost.
         """
         contents = {name: contents[name] for name in self.names if name in contents}
-        fresh = {name: secrets.token_bytes(NONCE_BYTES) for name in contents}
-        journal = self._journal.trip(contents, fresh)
-        sealed = {
-            name: self._signed(name, each, journal.nonces[name]) for name, each in contents.items()
-        }
-        asking = _Trip(
-            self._grid, self._way, journal, contents=sealed, identities=self._identities, index=index
-        )  # fmt: skip
+        asking = self._trip(self._journal, contents, index)
         asking.wait_for(least)
-        asking.run()
-        replies = {name: journal.heard[name] for name in contents}
+        asking.run(self._way.waits.trip)
+        replies = {name: asking.heard[name] for name in contents}
         if self._on_message is not None:
             self._trace(contents, replies, index, trip)
         return replies
+
+    def wait_until_ready(self, study: str, *, least: int, index: int) -> None:
+        """Return when so many sites are there and say that they take part in a study: for as long as it takes.
+
+        Arguments:
+            study: its hash. index: of the query that is asked next.
+        """
+        pause = self._way.waits.ready
+        while pause:
+            contents = dict.fromkeys(self.names, readiness_question(study))
+            asking = self._trip(Journal(None), contents, index)
+            asking.wait_for(least)
+            asking.run(min(_READY, self._way.waits.trip), enough=least)
+            why = {name: asking.heard[name].problem for name in self.names if name in asking.heard}
+            if list(why.values()).count(None) >= least:
+                break
+            others = "; ".join(f"{name}: {each}" for name, each in why.items() if each)
+            self._way.waiting(_waiting_for(least, self.names, "ready", others))
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_READY)
+        self._way.waiting("")
+
+    def _trip(self, journal: Journal, contents: Mapping[str, bytes], index: int) -> _Trip:
+        fresh = {name: secrets.token_bytes(NONCE_BYTES) for name in contents}
+        trip = journal.trip(contents, fresh)
+        sealed = {
+            name: self._signed(name, each, trip.nonces[name]) for name, each in contents.items()
+        }
+        return _Trip(
+            self._grid, self._way, trip, contents=sealed, identities=self._identities, index=index
+        )
 
     def _signed(self, name: str, content: bytes, nonce: bytes) -> bytes:
         if self._way.key is None or name not in self._identities:
@@ -158,34 +192,49 @@ class _Trip:
         self._hints: dict[str, str] = {}  # what was said in a site's name, and not by its key
 
     @property
+    def heard(self) -> Mapping[str, Heard]:
+        """What has come back, by site."""
+        return self._journal.heard
+
+    @property
     def _waiting(self) -> list[str]:
         return [name for name in self._contents if name not in self._journal.heard]
 
     def wait_for(self, least: int) -> None:
         """Wait until so many sites are there, for as long as it takes; not if some have been asked already."""
-        warned = False
-        while (
-            not self._journal.pushed
-            and len(self._contents.keys() & self._way.nodes().keys()) < least
-        ):
-            if not warned:
-                self._way.warn(f"Waiting until at least {least} sites are connected")
-                warned = True
+        said = ""
+        while not self._journal.pushed:
+            away = sorted(self._contents.keys() - self._way.nodes().keys())
+            if len(self._contents) - len(away) >= least:
+                break
+            what = _waiting_for(
+                least, self._contents, "connected", f"not connected: {', '.join(away)}"
+            )
+            if what != said:
+                self._way.waiting(what)
+            said = what
             time.sleep(1.0)
+        if said:
+            self._way.waiting("")
         self._began = time.monotonic()
 
-    def run(self) -> None:
-        """Push; pull until all have replied or the deadline has passed."""
-        waits = self._way.waits
+    def run(self, seconds: float, *, enough: int | None = None) -> None:
+        """Push; pull until all have replied, or so many have sent content, or the time is over."""
         unheard = [each for each in self._journal.pushed if each.site in self._waiting]
         self._push([each for each in unheard if each.run == self._grid.run.run_id])
-        while self._waiting:
+        while not self._is_over(enough):
             self._push(self._messages_due())
             self._hear(self._grid.pull_messages(sorted(self._asked)))
-            if self._waiting and self._elapsed() >= waits.trip:
+            if self._is_over(enough):
+                break
+            if self._elapsed() >= seconds:
                 self._journal.hear({name: self._late(name) for name in self._waiting})
-            elif self._waiting:
-                time.sleep(waits.poll)
+            else:
+                time.sleep(self._way.waits.poll)
+
+    def _is_over(self, enough: int | None) -> bool:
+        contents = sum(each.problem is None for each in self.heard.values())
+        return not self._waiting or (enough is not None and contents >= enough)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -294,6 +343,10 @@ class _Trip:
     def _late(self, name: str) -> Heard:
         hint = self._hints.get(name)
         return Heard(problem="it did not answer in time" + (f": {hint}" if hint else ""))
+
+
+def _waiting_for(least: int, sites: Sized, what: str, others: str) -> str:
+    return f"Waiting until {least} of {len(sites)} sites are {what}; {others}"
 
 
 def kind_of(content: bytes) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradients import Model, Optimizer, Parameters, make_optimizer
-from privacy.errors import DiscreetError, RoundAbandonedError
+from privacy.errors import RoundAbandonedError, StudyError
 from study.contract import Study
 from study.contributions import SCALING_NAMES, loss_of_signal
 from study.guarantee import Guarantee, Stage
@@ -106,7 +106,7 @@ def _train(guarantee: Guarantee) -> Plan:
         mean = received.total / expected_units(guarantee, stage, received.sites)
         gradient = mean[: model.size] if stage.function == "gradient" else -mean[: model.size]
         if not np.isfinite(gradient).all():
-            raise DiscreetError("Training has left all bounds", hint="lower training.learning_rate")
+            raise StudyError("Training has left all bounds", hint="lower training.learning_rate")
         vector, state = optimizer.step(vector, gradient, state)
         average.add(number, vector)
         losses.append(training_loss(guarantee, stage.function, received))

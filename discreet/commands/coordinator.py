@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json as jsons
 import os
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +22,7 @@ from privacy.errors import DiscreetError, UserError
 
 if TYPE_CHECKING:
     from server.directory import CoordinatorDirectory
+    from server.study_directory import StudyDirectory
     from study.declaration import Declaration
     from study.roster import SignedRoster
 
@@ -209,7 +207,6 @@ def run(
     """
     from server.submission import submit
     from server.superlink import Control
-    from server.supervisor import study_started
 
     with errors_explained(
         interrupted="The study goes on; give the command again to see how far it is."
@@ -217,13 +214,13 @@ def run(
         opened = _opened(directory)
         declared = _declaration(declaration)
         place = submit(opened, declared, _roster(roster))
-        if not (place / "run.json").exists() and not (place / "outcome.json").exists():
+        if place.run is None and place.outcome is None:
             with Control(opened) as control:
-                study_started(place, control.start_run(declared.hash))
+                place.begin(control.start_run(declared.hash))
         if detach:
             say(f"Study {declared.hash[:12]} has begun.")
             if json:
-                print_json({"study": declared.hash, "directory": str(place)})
+                print_json({"study": declared.hash, "directory": str(place.path)})
             return
         summary = _followed(place, declared, quiet=json)
         if json:
@@ -234,6 +231,37 @@ def run(
                 "epsilon": str(summary["epsilon"]), "release": str(place / "release"),
                 "report": str(place / "release" / "report.html"),
             }, to=results)  # fmt: skip
+
+
+@app.command()
+def stop(
+    directory: Directory,
+    study: Annotated[
+        str, typer.Argument(metavar="HASH", help="The study; its first digits are enough.")
+    ],
+    json: Json = False,
+) -> None:
+    """End a study before its time, for good: it is asked nothing more, and there is no release.
+
+    What its sites have charged stays charged. What it has not asked is theirs again as soon as they close it.
+
+    Example: discreet coordinator stop coordinator 3f2a91
+    """
+    with errors_explained():
+        places = {place.path.name: place for place in _opened(directory).studies()}
+        found = [name for name in places if name.startswith(study)]
+        if len(found) != 1:
+            said = "There is no study" if not found else "There are several studies"
+            raise UserError(
+                f"{said} {study}", hint=f"discreet coordinator status {directory} shows them"
+            )
+        place = places[found[0]]
+        if place.outcome is not None:
+            raise UserError(f"Study {found[0][:12]} is over: {_progress(place)}")
+        place.stop()
+        say(f"Study {found[0][:12]} ends, if the coordinator is running, else when it is started.")
+        if json:
+            print_json({"study": found[0]})
 
 
 @app.command()
@@ -252,10 +280,7 @@ def status(directory: Directory, json: Json = False) -> None:
             name: "connected" if (node := nodes.get(key)) and node.is_online else "not connected"
             for name, key in opened.sites().items()
         }  # fmt: skip
-        studies = {
-            path.parent.name: _progress(path.parent)
-            for path in (opened / "studies").glob("*/declaration.json")
-        }
+        studies = {place.path.name: _progress(place) for place in opened.studies()}
         if json:
             print_json({"sites": sites, "studies": studies})
             return
@@ -311,38 +336,38 @@ def _roster(path: Path) -> SignedRoster:
     )
 
 
-def _followed(place: Path, declaration: Declaration, *, quiet: bool) -> dict[str, Any]:
+def _followed(place: StudyDirectory, declaration: Declaration, *, quiet: bool) -> dict[str, Any]:
     """Show progress until the study is over; its summary. Raises DiscreetError if it has failed."""
-    total = declaration.study.training.rounds
+    total, waiting = declaration.study.training.rounds, ""
     with progress_of_rounds(total, quiet=quiet) as show:
-        while not (place / "outcome.json").exists():
-            for line in _lines(place / "progress.jsonl"):
-                loss = "" if line["loss"] is None else f"loss {line['loss']:.4g}"
-                missing = ", ".join(line["missing"])
-                show(line["round"], f"{loss}{'  without ' + missing if missing else ''}")
+        while (outcome := place.outcome) is None:
+            for line in place.lines():
+                show(line["round"], _told(line))
+            if place.waiting != waiting:
+                waiting = place.waiting
+                say(waiting or "It goes on.")
             time.sleep(_LOOK)
-        outcome = jsons.loads((place / "outcome.json").read_bytes())
         if "failed" in outcome:
             raise DiscreetError(f"The study has failed: {outcome['failed']}", hint=outcome["hint"])
         show(total, "")
     return dict(outcome["summary"])
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines that are whole already."""
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                yield jsons.loads(line)
+def _told(line: dict[str, Any]) -> str:
+    """A query in a few words."""
+    if line["abandoned"]:
+        return f"query {line['query'] + 1} was abandoned"
+    loss = "" if line["loss"] is None else f"loss {line['loss']:.4g}"
+    missing = ", ".join(line["missing"])
+    return f"{loss}{'  without ' + missing if missing else ''}"
 
 
-def _progress(place: Path) -> str:
-    if (place / "outcome.json").exists():
-        outcome = jsons.loads((place / "outcome.json").read_bytes())
-        return (
-            f"failed: {outcome['failed']}"
-            if "failed" in outcome
-            else f"released in {place / 'release'}"
-        )
-    rounds = [line["round"] for line in _lines(place / "progress.jsonl")]
-    return f"round {max(rounds, default=0)}" if (place / "run.json").exists() else "submitted"
+def _progress(place: StudyDirectory) -> str:
+    outcome = place.outcome
+    if outcome is not None:
+        failed = outcome.get("failed")
+        return f"failed: {failed}" if failed else f"released in {place / 'release'}"
+    if place.run is None:
+        return "submitted"
+    waiting = f". {place.waiting}" if place.waiting else ""
+    return f"round {max((line['round'] for line in place.lines()), default=0)}{waiting}"

@@ -16,6 +16,7 @@ from study.declaration import Declaration
 from study.envelope import query_message
 from study.models import model_of
 from study.queries import NONCE_BYTES, Refusal, SumQuery
+from study.readiness import readiness_question
 from study.receipts import ReceiptedAnswer
 from study.rules import Rule
 
@@ -233,6 +234,45 @@ class TestQueries:
             refused(site, query_of(one))
         assert len(site.problems) == 1
         assert "floors.sites: expected at least 4, found 3" in site.problems[0]
+
+
+class TestReadiness:
+    """Whether a site would answer is asked at no cost, and answered with what a query would be answered with."""
+
+    def said(self, site, declaration):
+        try:
+            return site.answer(readiness_question(declaration.hash))
+        except RefusedError as refused:
+            return refused.refusal, refused.rules
+
+    def test_a_site_that_takes_part_says_so_and_charges_nothing(self, file):
+        ledger, one = ledger_of(), declaration_of()
+        site = Site(ledger, entropy=entropy, policy=PolicyFile(file.path))
+        site.approve(one, records_of(), data_set=DATA_SET)
+        before = ledger.state.entries
+        for _ in range(3):
+            assert self.said(site, one) == readiness_question(one.hash)
+        assert ledger.state.entries == before
+
+    def test_one_that_does_not_says_why(self, file):
+        one, other = declaration_of(), declaration_of(number=1)
+        site = Site(ledger_of(), entropy=entropy, policy=PolicyFile(file.path))
+        site.approve(one, records_of(), data_set=DATA_SET)
+        assert self.said(site, other) == (Refusal.NOT_APPROVED, ())
+        file(STRICTER)
+        assert self.said(site, one) == (Refusal.NOT_PERMITTED, BROKEN)
+        assert self.said(site, other) == (Refusal.NOT_APPROVED, ()), "nobody sounds the policy out"
+        file(Policy())
+        site.close_study(one.hash)
+        assert self.said(site, one) == (Refusal.NOT_APPROVED, ())
+
+    def test_what_is_no_question_is_malformed(self, file):
+        site = Site(ledger_of(), entropy=entropy, policy=PolicyFile(file.path))
+        question = readiness_question(declaration_of().hash)
+        for broken in (question[:-1], question + b"\0", question[:3] + b"\xff" + question[4:]):
+            with pytest.raises(RefusedError) as refused:
+                site.answer(broken)
+            assert refused.value.refusal == Refusal.MALFORMED
 
 
 def test_a_refusal_is_the_same_whatever_a_site_holds(file):

@@ -21,6 +21,7 @@ from study.contract import Data, Model, Privacy, Sites, Study, Training
 from study.declaration import Declaration
 from study.guarantee import Guarantee
 from study.queries import SumAnswer, SumQuery
+from study.readiness import study_in_question
 from study.receipts import ReceiptedAnswer
 from study.roster import SignedRoster
 
@@ -97,7 +98,7 @@ class Federation:
             if query is not None:
                 asked.append(query)
             sent = answer(content)
-            if not is_message(content):
+            if query is content:
                 received = ReceiptedAnswer.from_bytes(sent)
                 index = SumQuery.from_bytes(content).index
                 answered[index] = SumAnswer.from_bytes(received.answer).vector
@@ -139,6 +140,8 @@ class Federation:
 
 def query_in(content):
     """The bytes of the query that a message asks, masked or not; None if it asks none."""
+    if study_in_question(content) is not None:
+        return None
     if not is_message(content):
         return content
     message = message_of(content)

@@ -21,6 +21,7 @@ from simulations.grid import over_the_wire
 from study.contributions import Contributor
 from study.envelope import answer_message, content_of, refusal_message
 from study.queries import Refusal, SumAnswer, SumQuery, query_hash
+from study.readiness import study_in_question
 from study.rules import Rule
 
 NONCE = bytes(16)
@@ -194,6 +195,26 @@ def test_an_abandoned_query_leaves_the_model_as_if_it_had_not_been_asked(make_fe
     outcome = federation.run(federation.grid(drops=drops_at(2, 0)))
     for name, value in plain.parameters.items():
         assert outcome.parameters[name].tobytes() == value.tobytes()
+
+
+def test_sites_are_asked_whether_they_are_ready_first_and_after_a_query_that_was_abandoned(
+    make_federation,
+):
+    """Not between two that went well: a question costs a trip."""
+    federation = make_federation(training={"rounds": 4, "spare_rounds": 1})
+    grid = federation.grid(drops=drops_at(3, 1))
+    relay = Relay(grid, lambda replies: replies)
+    nodes = {name: node for node, name in federation.names.items()}
+    federation.run(
+        relay, way=trips.Way(nodes=lambda: nodes, waits=trips.Waits(ready=5.0)), journal=federation.directory / "open"
+    )  # fmt: skip
+    asked = [
+        int(message.metadata.group_id)
+        for messages in relay.pushed
+        for message in messages
+        if study_in_question(content_of(message)) == federation.declaration.hash
+    ]
+    assert asked == 3 * [0] + 3 * [2]
 
 
 def test_without_a_spare_left_the_run_ends_and_its_checkpoint_stays(make_federation):

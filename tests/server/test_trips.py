@@ -10,10 +10,12 @@ from masking import roster_of
 from privacy.errors import ProtocolError
 from privacy.signing import SigningKey
 from server import trips
+from server.journal import Journal
 from server.trips import Trips, Waits, Way
 from study.envelope import answer_message, content_of
 from study.instructions import opened_instruction, signed_reply
 from study.queries import Refusal
+from study.readiness import readiness_question
 from study.refusals import explained, refusal_bytes
 from study.rules import Rule
 
@@ -22,6 +24,8 @@ NODES = {"north": 12, "south": 13, "west": 14}
 COORDINATOR = SigningKey.from_seed(b"c" * 32)
 ROSTER = roster_of(*NAMES)
 WAITS = Waits(trip=60.0, again=5.0, unreachable=10.0, poll=0.5)
+READY = Waits(trip=60.0, again=5.0, unreachable=10.0, ready=5.0, poll=0.5)
+STUDY = "3f" * 32
 UNREACHABLE = 5
 
 
@@ -150,8 +154,8 @@ def test_nobody_is_asked_before_enough_are_there_however_long_that_takes(clock):
     def nodes():
         return {name: NODES[name] for name in NAMES[: int(clock.now // 1000)]}
 
-    warned = []
-    way = Way(nodes=nodes, key=COORDINATOR, waits=WAITS, warn=warned.append)
+    said = []
+    way = Way(nodes=nodes, key=COORDINATOR, waits=WAITS, waiting=said.append)
     grid = Grid(honest)
     replies = Trips(grid, NAMES, way, roster=ROSTER).ask(
         dict.fromkeys(NAMES, b"q"), index=0, trip="A", least=2
@@ -159,7 +163,73 @@ def test_nobody_is_asked_before_enough_are_there_however_long_that_takes(clock):
     assert clock.now >= 2000
     assert min(each.metadata.created_at for each in grid.pushed) >= 1e9 + 2000
     assert replies["south"].content == b"to q"
-    assert warned == ["Waiting until at least 2 sites are connected"]
+    waits = "Waiting until 2 of 3 sites are connected; not connected: "
+    assert said == [waits + "north, south, west", waits + "south, west", ""]
+
+
+def wait_until_ready(answer, *, said, least=2, waits=READY, nodes=lambda: NODES):
+    grid = Grid(answer)
+    way = Way(nodes=nodes, key=COORDINATOR, waits=waits, waiting=said.append)
+    Trips(grid, NAMES, way, roster=ROSTER).wait_until_ready(STUDY, least=least, index=4)
+    return grid
+
+
+def refusing(message, refusal=Refusal.NOT_APPROVED):
+    return honest(message, refusal_bytes(refusal))
+
+
+def test_where_enough_are_ready_nobody_is_waited_for(clock):
+    """Not even one that would be silent for long."""
+    said = []
+    grid = wait_until_ready(
+        lambda each: None if name_of(each) == "west" else honest(each), said=said
+    )
+    assert (clock.now, said, len(grid.pushed)) == (0, [""], 3)
+    asked = [
+        opened_instruction(
+            content_of(each), to=key_of(name_of(each)).public, coordinator=COORDINATOR.public
+        )
+        for each in grid.pushed
+    ]
+    assert asked == 3 * [readiness_question(STUDY)]
+
+
+def test_too_few_that_are_ready_are_waited_for_with_the_reason_of_the_others(clock):
+    def answer(message):
+        late = name_of(message) != "north" and clock.now < 100
+        return refusing(message) if late else honest(message)
+
+    said = []
+    grid = wait_until_ready(answer, said=said)
+    assert said[-1] == ""
+    assert set(said[:-1]) == {
+        "Waiting until 2 of 3 sites are ready; south: the site has not approved this study; "
+        "west: the site has not approved this study"
+    }
+    moments = sorted({each.metadata.created_at - 1e9 for each in grid.pushed})
+    assert moments == [0, 5, 15, 35, 75, 155], "later and later"
+
+
+def test_a_site_that_is_silent_is_waited_for_too(clock):
+    said = []
+    wait_until_ready(lambda each: honest(each) if clock.now > 50 else None, said=said)
+    assert "north: it did not answer in time" in said[0]
+    assert 50 < clock.now < 100
+
+
+def test_readiness_leaves_nothing_in_the_journal(tmp_path):
+    journal = Journal(tmp_path / "open")
+    way = Way(nodes=lambda: NODES, key=COORDINATOR, waits=READY)
+    trips = Trips(Grid(honest), NAMES, way, roster=ROSTER, journal=journal)
+    trips.wait_until_ready(STUDY, least=2, index=0)
+    assert not (tmp_path / "open").exists()
+    assert not journal.is_under_way(0)
+
+
+def test_nobody_is_asked_whether_it_is_ready_where_nobody_is_waited_for():
+    """As in simulations, where nobody would ever become ready."""
+    grid = wait_until_ready(refusing, said=[], waits=WAITS)
+    assert grid.pushed == []
 
 
 def test_a_site_that_flower_does_not_reach_is_asked_again(clock):

@@ -118,7 +118,9 @@ class Deployment:
     dropouts: int = 0
     trust: str = "aggregate"
     counts: dict = field(default_factory=dict)  # records of some sites: theirs, again and again
-    waits: dict = field(default_factory=lambda: {"trip": 60.0, "again": 2.0, "unreachable": 20.0})
+    waits: dict = field(
+        default_factory=lambda: {"trip": 60.0, "again": 2.0, "unreachable": 20.0, "ready": 1.0}
+    )
     running: dict = field(default_factory=dict)
 
     @property
@@ -256,14 +258,18 @@ class Deployment:
             SignedRoster.from_bytes((self.root / "lab" / "roster.json").read_bytes()),
         )  # fmt: skip
 
-    def declare(self):
-        """A run of the study, which every site approves."""
+    def declare(self, *names):
+        """A run of the study, which these sites approve; every site, where none is named."""
         self.declaration.unlink(missing_ok=True)
         self.declared = discreet(
             "study", "declare", self.root / "study.toml", "--roster", self.root / "lab" / "roster.json",
             "--out", self.declaration, "--json",
         )  # fmt: skip
-        for name in self.names:
+        self.approve(*(names or self.names))
+
+    def approve(self, *names):
+        """These sites take part in what was declared."""
+        for name in names:
             discreet(
                 "site", "approve", self.site(name), self.declaration, "--data", self.root / f"{name}.csv",
                 "--data-set", "records",

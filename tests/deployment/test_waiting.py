@@ -1,0 +1,62 @@
+"""A study that cannot begin, or not go on, says why to whoever asks, goes on when that is mended, and can be stopped."""
+
+import json
+
+import pytest
+from deployment import Deployment, discreet, wait_for
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    """Three sites, of which a study needs all; nothing is left of one that was not approved by the last."""
+    with Deployment(tmp_path_factory.mktemp("waiting"), sites=3, rounds=1, spare=0) as one:
+        one.start_all()
+        yield one
+
+
+def status_of(federation):
+    shown = json.loads(discreet("coordinator", "status", federation.coordinator, "--json"))
+    return shown["studies"].get(federation.study, "")
+
+
+def entries(federation, name):
+    ledgers = json.loads(discreet("ledger", "list", federation.site(name), "--json"))
+    return {each["study"]: each for each in ledgers["studies"]}
+
+
+def test_a_site_that_has_not_approved_is_waited_for_and_nobody_pays(federation):
+    federation.declare("hospital-1", "hospital-3")
+    federation.begin()
+    waits = wait_for(lambda: "Waiting" in (said := status_of(federation)) and said, "the waiting")
+    assert waits == (
+        "round 0. Waiting until 3 of 3 sites are ready; hospital-2: the site has not approved this study"
+    )
+    for name in ("hospital-1", "hospital-3"):
+        assert entries(federation, name)[federation.study]["charged"] == 0
+    federation.approve("hospital-2")
+    outcome = wait_for(federation.outcome, "the end of the study")
+    assert outcome["summary"]["rounds_abandoned"] == 0
+    assert "released in" in status_of(federation)
+
+
+def test_a_study_that_waits_can_be_stopped(federation):
+    federation.declare("hospital-1")
+    federation.begin()
+    wait_for(lambda: "Waiting" in status_of(federation), "the waiting")
+    discreet("coordinator", "stop", federation.coordinator, federation.study[:12])
+    assert "stopped" in wait_for(federation.outcome, "the end of the study")["failed"]
+    assert "failed: it was stopped" in status_of(federation)
+    wait_for(lambda: federation.process("coordinator", "study") is None, "the end of its process")
+    discreet("coordinator", "stop", federation.coordinator, federation.study[:12], code=2)
+    discreet("coordinator", "stop", federation.coordinator, "0000", code=2)
+
+
+def test_what_keeps_its_process_from_running_is_shown_and_can_be_mended(federation):
+    key = federation.coordinator / "coordinator.key"
+    content = key.read_bytes()
+    key.write_bytes(b"")
+    federation.declare()
+    federation.begin()
+    wait_for(lambda: "coordinator.key" in status_of(federation), "the reason")
+    key.write_bytes(content)
+    assert "summary" in wait_for(federation.outcome, "the end of the study")
