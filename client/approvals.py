@@ -79,20 +79,20 @@ _RETRY_SECONDS = 60.0
 
 
 def approve(
-    directory: SiteDirectory, declaration: bytes, *, data: Path | None, data_set: str
+    directory: SiteDirectory, declaration: Declaration, *, data: Path | None, data_set: str
 ) -> Approval:
     """Take part in a study, for good: its cost is reserved in the ledger, and a running site answers it from now on.
 
     Doing it again costs nothing; that is also how a file of records that was moved is made known.
 
     Arguments:
-        declaration: its canonical form. data: file of the records; None: the study's built-in source.
+        data: file of the records; None: the study's built-in source.
     Raises:
         DiscreetError: as `client.answers.Site.approve`; or the records cannot be used. Nothing was reserved.
         OSError: the file cannot be written; the cost is reserved, and doing it again goes on from there.
     """
     approval = Approval(
-        declaration=Declaration.from_bytes(declaration),
+        declaration=declaration,
         data_set=data_set,
         data=None if data is None else data.resolve(),
     )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
-import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -20,15 +19,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from client.approvals import pinned_roster, read_approval
+from client.approvals import Approval, pinned_roster, read_approval
 from client.directory import SiteDirectory
 from client.ledger import Ledger
-from client.locks import is_held
-from client.policy import PolicyFile
-from client.supernode import clock_problem, read_node_key
+from client.policy import PolicyError, PolicyFile
+from client.supernode import entry_problem, read_node_key
+from client.tables import check_site
 from privacy.errors import DiscreetError
+from study.guarantee import Guarantee
 from study.keyfiles import read_key, read_public_key
 from study.ledger_state import LedgerState
+from study.locks import is_held
 
 __all__ = ["problems"]
 
@@ -36,61 +37,89 @@ SECRET = ("site.key", "node.key", "superexec.secret")
 NEEDED = {
     "ledger.sqlite": "discreet ledger register makes it",
     "site.key": "discreet ledger register makes it",
-    "coordinator.pub": "discreet site init writes it, from the coordinator's invitation",
-    "ca.pem": "discreet site init writes it, from the coordinator's invitation",
-    "node.key": "discreet site init makes it",
-    "node.pub": "discreet site init makes it",
-    "superexec.secret": "discreet site init makes it",
+    "coordinator.pub": "discreet site init, given once more, writes it from the coordinator's invitation",
+    "ca.pem": "discreet site init, given once more, writes it from the coordinator's invitation",
+    "node.key": "discreet site init, given once more, makes another, whose node.pub the coordinator has to add",
+    "node.pub": "ssh-keygen -y -f node.key > node.pub",
+    "superexec.secret": "discreet site init, given once more, makes it",
 }
 
 _SOON = timedelta(days=30)
-_SECONDS = 5.0
 
 
-def problems(directory: SiteDirectory) -> list[str]:
+class _Look:
+    """One look at a site, for which its ledger is opened, and verified, once."""
+
+    def __init__(self, directory: SiteDirectory) -> None:
+        self.directory = directory
+
+    def __truediv__(self, name: str) -> Path:
+        return self.directory / name
+
+    @cached_property
+    def ledger(self) -> LedgerState | None:
+        """What it says; None where there is none to be read, which `_missing` tells of. Raises DiscreetError."""
+        if not ((self / "ledger.sqlite").is_file() and (self / "site.key").is_file()):
+            return None
+        ledger = Ledger(self / "ledger.sqlite", read_key(self / "site.key"))
+        try:
+            return ledger.state
+        finally:
+            ledger.close()
+
+
+_Check = Callable[[_Look], Iterator[str]]
+
+
+def problems(directory: SiteDirectory, *, records: bool = True) -> list[str]:
     """All that can be seen to be wrong; empty if nothing can.
 
     Arguments:
         directory: of the site; it may be running.
+        records: read the records of every study that is open, and say if they are not what it can use.
     """
-    checks: list[Callable[[SiteDirectory], Iterator[str]]] = [
+    checks: list[_Check] = [
         _missing, _readable, _settings, _certificate, _node_key, _coordinator, _ledger, _roster, _policy, _studies,
-        _clock, _port,
+        *([_records] if records else []), _entry, _port,
     ]  # fmt: skip
-    found = []
+    look, found = _Look(directory), []
     for check in checks:
         try:
-            found += list(check(directory))
+            found += list(check(look))
         except DiscreetError as error:
-            found.append(error.message + (f": {error.hint}" if error.hint else ""))
+            found.append(_said(error))
     return list(dict.fromkeys(found))
 
 
-def _missing(directory: SiteDirectory) -> Iterator[str]:
+def _said(error: DiscreetError) -> str:
+    return error.message + (f": {error.hint}" if error.hint else "")
+
+
+def _missing(look: _Look) -> Iterator[str]:
     for name, hint in NEEDED.items():
-        if not (directory / name).is_file():
+        if not (look / name).is_file():
             yield f"There is no {name}: {hint}"
 
 
-def _readable(directory: SiteDirectory) -> Iterator[str]:
+def _readable(look: _Look) -> Iterator[str]:
     for name in SECRET:
         with suppress(FileNotFoundError):
-            if not (directory / name).stat().st_size:
-                yield f"{name} is empty: put it back, or make a new one: {NEEDED[name]} where there is none"
-            if stat.S_IMODE((directory / name).stat().st_mode) & 0o077:
-                yield f"{name} can be read by others: chmod 600 {directory / name}"
+            if not (look / name).stat().st_size:
+                yield f"{name} is empty: put it back; or remove it, and {NEEDED[name]}"
+            if stat.S_IMODE((look / name).stat().st_mode) & 0o077:
+                yield f"{name} can be read by others: chmod 600 {look / name}"
 
 
-def _settings(directory: SiteDirectory) -> Iterator[str]:
-    if not directory.settings().worker.confined:
+def _settings(look: _Look) -> Iterator[str]:
+    if not look.directory.settings().worker.confined:
         yield "Nothing keeps the worker from the network: set worker.confined = true in site.toml"
 
 
-def _certificate(directory: SiteDirectory) -> Iterator[str]:
-    if not (directory / "ca.pem").is_file():
+def _certificate(look: _Look) -> Iterator[str]:
+    if not (look / "ca.pem").is_file():
         return
     try:
-        certificates = x509.load_pem_x509_certificates((directory / "ca.pem").read_bytes())
+        certificates = x509.load_pem_x509_certificates((look / "ca.pem").read_bytes())
     except (OSError, ValueError):
         yield "ca.pem is not a certificate in PEM form: ask the coordinator for it again"
         return
@@ -105,12 +134,12 @@ def _certificate(directory: SiteDirectory) -> Iterator[str]:
             yield "ca.pem is not valid yet: is this machine's clock right?"
 
 
-def _node_key(directory: SiteDirectory) -> Iterator[str]:
-    if not ((directory / "node.key").is_file() and (directory / "node.pub").is_file()):
+def _node_key(look: _Look) -> Iterator[str]:
+    if not ((look / "node.key").is_file() and (look / "node.pub").is_file()):
         return
-    private = read_node_key(directory).public_key()
+    private = read_node_key(look.directory).public_key()
     try:
-        public = load_ssh_public_key((directory / "node.pub").read_bytes())
+        public = load_ssh_public_key((look / "node.pub").read_bytes())
     except ValueError:
         yield "node.pub is not a public key in OpenSSH form: ssh-keygen -y -f node.key > node.pub"
         return
@@ -119,77 +148,80 @@ def _node_key(directory: SiteDirectory) -> Iterator[str]:
         yield "node.pub is not of node.key, so the coordinator knows another: ssh-keygen -y -f node.key > node.pub"
 
 
-def _coordinator(directory: SiteDirectory) -> Iterator[str]:
-    if (directory / "coordinator.pub").is_file():
-        read_public_key(directory / "coordinator.pub")
+def _coordinator(look: _Look) -> Iterator[str]:
+    if (look / "coordinator.pub").is_file():
+        read_public_key(look / "coordinator.pub")
     yield from ()
 
 
-def _ledger(directory: SiteDirectory) -> Iterator[str]:
-    state = _state(directory)
-    if state is not None and not state.data_sets:
+def _ledger(look: _Look) -> Iterator[str]:
+    if look.ledger is not None and not look.ledger.data_sets:
         yield "The ledger has no data set: discreet ledger register adds one"
 
 
-def _state(directory: SiteDirectory) -> LedgerState | None:
-    """What the ledger says; None where there is none to be read, which `_missing` tells of. Raises DiscreetError."""
-    if not ((directory / "ledger.sqlite").is_file() and (directory / "site.key").is_file()):
-        return None
-    ledger = Ledger(directory / "ledger.sqlite", read_key(directory / "site.key"))
-    try:
-        return ledger.state
-    finally:
-        ledger.close()
-
-
-def _roster(directory: SiteDirectory) -> Iterator[str]:
-    roster = pinned_roster(directory)
+def _roster(look: _Look) -> Iterator[str]:
+    roster = pinned_roster(look.directory)
     if roster is None:
         yield "There is no roster.json: discreet federation pin makes it"
-    elif (directory / "site.key").is_file():
-        roster.number_of(read_key(directory / "site.key").public)
+    elif (look / "site.key").is_file():
+        roster.number_of(read_key(look / "site.key").public)
 
 
-def _policy(directory: SiteDirectory) -> Iterator[str]:
-    if (directory / "policy.toml").exists():
-        PolicyFile(directory / "policy.toml")()
+def _policy(look: _Look) -> Iterator[str]:
+    if (look / "policy.toml").exists():
+        policy = PolicyFile(look / "policy.toml")()
+        for approval in _open_studies(look):
+            try:
+                policy.require(Guarantee(approval.declaration))
+            except PolicyError as error:
+                yield f"{approval.declaration.study.name} is not answered: {_said(error)}"
     else:
         yield "There is no policy.toml, so whatever is approved is allowed: discreet policy init makes it"
 
 
-def _studies(directory: SiteDirectory) -> Iterator[str]:
-    paths = sorted((directory / "studies").glob("*.json"))
-    if not paths:
+def _studies(look: _Look) -> Iterator[str]:
+    if not any((look / "studies").glob("*.json")):
         yield "No study is approved, so nothing is answered: discreet site approve"
-    state = _state(directory) if paths else None
-    closed = {study for study, account in state.studies.items() if account.closed} if state else ()
-    for path in paths:
-        approval = read_approval(path)
-        if approval.declaration.hash in closed:
-            continue
+    for approval in _open_studies(look):
         if approval.data is not None and not os.access(approval.data, os.R_OK):
             name = approval.declaration.study.name
             yield f"The records of {name} cannot be read: is {approval.data} still there? If moved, approve it again"
 
 
-def _clock(directory: SiteDirectory) -> Iterator[str]:
-    """Any answer of the coordinator says what time it is there; whoever starts the site learns if there is none."""
-    try:
-        context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
-        address = f"https://{directory.settings().network.coordinator}/"
-        response = httpx.get(address, verify=context, timeout=_SECONDS, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError):
-        return
-    skewed = clock_problem(response)
-    if skewed is not None:
-        yield skewed
+def _records(look: _Look) -> Iterator[str]:
+    """A worker that cannot use the records of a study leaves it out, and says so in its log."""
+    for approval in _open_studies(look):
+        if approval.data is not None and not os.access(approval.data, os.R_OK):
+            continue
+        try:
+            check_site(approval.records(), approval.declaration.study)
+        except DiscreetError as error:
+            yield f"{approval.declaration.study.name} is not answered: {_said(error)}"
 
 
-def _port(directory: SiteDirectory) -> Iterator[str]:
+def _open_studies(look: _Look) -> Iterator[Approval]:
+    """All that are approved and not over. Raises ProtocolError for a file that is no approval."""
+    accounts = look.ledger.studies if look.ledger is not None else {}
+    for path in sorted((look / "studies").glob("*.json")):
+        approval = read_approval(path)
+        account = accounts.get(approval.declaration.hash)
+        if account is None or not account.closed:
+            yield approval
+
+
+def _entry(look: _Look) -> Iterator[str]:
+    """Is the coordinator there, and does it know this site?"""
+    if (look / "node.key").is_file() and (look / "ca.pem").is_file():
+        problem = entry_problem(look.directory)
+        if problem is not None:
+            yield problem
+
+
+def _port(look: _Look) -> Iterator[str]:
     """Is the runtime's port somebody else's? A site that runs already has it itself."""
-    if is_held(directory / "executor.lock"):
+    if is_held(look / "executor.lock"):
         return
-    port = directory.settings().network.runtime_port
+    port = look.directory.settings().network.runtime_port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -199,9 +231,12 @@ def _port(directory: SiteDirectory) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print all of it, a line each: for whoever would not keep in memory what looking takes. 1 if there is anything."""
+    """Print all of it, a line each: for whoever would not keep in memory what looking takes. 1 if there is anything.
+
+    Records are left to the worker, which reads them next.
+    """
     try:
-        found = problems(SiteDirectory(Path(arguments[0])))
+        found = problems(SiteDirectory(Path(arguments[0])), records=False)
     except DiscreetError as error:
         found = [error.message]
     for each in found:

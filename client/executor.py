@@ -27,7 +27,6 @@ from types import FrameType
 from client.assignment import Assignment, AssignmentFile
 from client.confinement import forbid_dumps
 from client.directory import SiteDirectory
-from client.locks import hold
 from client.parcels import Reply, Request
 from client.processes import executor_process
 from client.replies import asked_by, checked_reply, error_reply
@@ -35,6 +34,7 @@ from client.runtime import NoMessageError, Runtime, RuntimeGoneError, TaskLostEr
 from client.tending import Worker
 from privacy.errors import DiscreetError, ProtocolError, UserError
 from study.files import read_whole
+from study.locks import hold
 from study.notes import note, note_error
 
 __all__ = ["Executor", "executor_process", "main"]

@@ -15,6 +15,7 @@ import os
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -43,9 +44,9 @@ from study.files import read_whole, write_new, write_whole
 from study.notes import note, note_error
 
 __all__ = [
-    "clock_problem",
     "come_back",
     "create_node_key",
+    "entry_problem",
     "node_fingerprint",
     "read_node_key",
     "supernode_command",
@@ -90,9 +91,19 @@ def come_back(directory: SiteDirectory) -> str | None:
 
     Nothing is raised: a SuperNode may be started all the same, and goes on trying by itself.
     """
+    return _told(directory, lambda client: _come_back(client, directory))
+
+
+def entry_problem(directory: SiteDirectory) -> str | None:
+    """Would the coordinator let this site's SuperNode in? None, or why not. Nothing changes there, running or not."""
+    return _told(directory, lambda client: _knock(client, directory))
+
+
+def _told(directory: SiteDirectory, call: Callable[[FleetHttpClient], None]) -> str | None:
+    """Call the coordinator; None, or what is wrong and how to mend it."""
     try:
         with _client(directory) as client:
-            _come_back(client, directory)
+            call(client)
     except httpx.HTTPStatusError as error:
         return _refused(error.response, directory)
     except (httpx.HTTPError, ssl.SSLError, OSError, ValueError) as error:
@@ -132,6 +143,16 @@ def _come_back(client: FleetHttpClient, directory: SiteDirectory) -> None:
     client.DeactivateNode(fleet_pb2.DeactivateNodeRequest(node_id=number))
 
 
+def _knock(client: FleetHttpClient, directory: SiteDirectory) -> None:
+    """A call that the gateway refuses: with 400, for what it asks, once it knows who is asking."""
+    key = public_key_to_bytes(read_node_key(directory).public_key())
+    try:
+        client.ActivateNode(fleet_pb2.ActivateNodeRequest(public_key=key, heartbeat_interval=0.0))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.BAD_REQUEST:
+            raise
+
+
 def _known_number(directory: SiteDirectory) -> int | None:
     try:
         return int((directory / "node.id").read_bytes())
@@ -148,7 +169,7 @@ def _refused(response: httpx.Response, directory: SiteDirectory) -> str:
             f"The coordinator does not let this SuperNode in yet (status {response.status_code}): another one with its "
             "key is online, or was until a moment ago. It is let in within two minutes; if not, stop the other one"
         )
-    skewed = clock_problem(response)
+    skewed = _clock_problem(response)
     if skewed is not None:
         return skewed
     mark = node_fingerprint(read_node_key(directory).public_key())
@@ -158,7 +179,7 @@ def _refused(response: httpx.Response, directory: SiteDirectory) -> str:
     )
 
 
-def clock_problem(response: httpx.Response) -> str | None:
+def _clock_problem(response: httpx.Response) -> str | None:
     """Is this machine's clock so far from the coordinator's that no signature of its SuperNode is accepted?"""
     try:
         theirs = parsedate_to_datetime(response.headers.get("date", "")).timestamp()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from client.confinement import confine, unconfined
 from client.directory import Settings, SiteDirectory
-from client.locks import hold
 from client.parcels import Pipe, pack
 from privacy.errors import DiscreetError, UserError
+from study.locks import hold
 from study.notes import note, note_error
 
 if TYPE_CHECKING:

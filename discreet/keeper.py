@@ -17,6 +17,7 @@ from discreet.processes import Service, keep_going, stop_on_signals
 from privacy.errors import DiscreetError
 from server.directory import CoordinatorDirectory
 from server.processes import gateway_process, superlink_process, supervisor_process
+from study.locks import hold
 
 __all__ = ["command_of", "main"]
 
@@ -53,9 +54,15 @@ def main(arguments: list[str]) -> int:
     try:
         forbid_dumps()  # a worker of the same user could write into this process otherwise
         services, logs = {"site": _site, "coordinator": _coordinator}[kind](Path(path))
+        _held = hold(
+            Path(path) / "keeper.lock"
+        )  # two would be in each other's way, process by process
         keep_going(services, logs, stop_on_signals(), _say)
     except DiscreetError as error:
-        _say(f"Error: {error.message}\n{error.hint}")
+        _say(f"Error: {error.message}\nHint: {error.hint}")
+        return 1
+    except OSError as error:
+        _say(f"Error: {error.strerror}: {error.filename}")
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from study.notes import open_log
+from study.notes import last_line, open_log
 from study.processes import Process, environment_of
 
 __all__ = ["Service", "keep_going", "stop_on_signals"]
@@ -54,8 +54,9 @@ class Service:
                 return
             if now - self._began > _SETTLED:
                 self._pause = _SHORTEST_PAUSE
+            log = logs / f"{self.process.name}.log"
             say(
-                f"{self.process.name} has ended ({code}); it is started again. {logs / self.process.name}.log"
+                f"{self.process.name} has ended ({code}); it is started again. {log} ends with: {last_line(log)}"
             )
             self._running = None
             self._wait(now)

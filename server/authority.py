@@ -27,7 +27,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from privacy.errors import UserError
 from study.files import sync_directory, write_new
 
-__all__ = ["Authority", "create_authority", "expires_at", "read_authority", "renew_certificates"]
+__all__ = [
+    "Authority",
+    "check_host",
+    "create_authority",
+    "expires_at",
+    "read_authority",
+    "renew_certificates",
+]
 
 _AUTHORITY_LIFE = timedelta(days=3653)
 _CERTIFICATE_LIFE = timedelta(days=825)
@@ -62,6 +69,11 @@ class Authority:
             .add_extension(_authority_identifier(self.key), critical=False)
         )
         return key, builder.sign(self.key, SHA256())
+
+
+def check_host(host: str) -> None:
+    """Raise UserError unless that is a name or an address, which a certificate can be of."""
+    _general_name(host)
 
 
 def create_authority(directory: Path, host: str) -> None:

@@ -53,6 +53,10 @@ class Network:
 
     def __post_init__(self) -> None:
         check(self, "network")
+        if self.port == self.superlink_port:
+            raise ImpossibleSettingError(
+                "network.superlink_port", expected="another port than network.port", actual=self.superlink_port
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

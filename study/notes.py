@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from privacy.errors import DiscreetError
 
-__all__ = ["note", "note_error", "open_log", "written"]
+__all__ = ["last_line", "note", "note_error", "open_log", "written"]
 
 _LARGEST_LOG = 20_000_000
-_LONGEST = 2_000
+_LONGEST, _LONGEST_TOLD = 2_000, 300
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -25,11 +25,27 @@ def open_log(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
+def last_line(path: Path) -> str:
+    """The last line of a log that says anything, as one that moves no terminal; empty: there is none to be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LONGEST))
+            lines = log.read(_LONGEST).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    found = next((each.strip() for each in reversed(lines) if each.strip()), "")
+    return _printable(found[-_LONGEST_TOLD:])
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def note(text: str) -> None:
     """Write a line to the log. It stays one line, and moves no terminal, whatever stands in it."""
-    text = "".join(each if each.isprintable() else "?" for each in text[:_LONGEST])
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    written(f"{moment}Z {text}\n")
+    written(f"{moment}Z {_printable(text[:_LONGEST])}\n")
 
 
 def written(line: str) -> None:

@@ -57,7 +57,7 @@ def init(
     """
     import secrets
 
-    from server.authority import create_authority
+    from server.authority import check_host, create_authority
     from server.directory import Network, Settings, settings_text
     from study.files import write_new
     from study.invitation import Invitation
@@ -67,6 +67,7 @@ def init(
         if directory.exists() and any(directory.iterdir()):
             raise UserError(f"{directory} is not empty", hint="give a new directory")
         settings = Settings(network=Network(host=host, port=port, superlink_port=superlink_port))
+        check_host(host)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         create_authority(directory, host)
         key = create_key(directory / "coordinator.key")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +51,8 @@ def init(
 ) -> None:
     """Prepare a site to connect: pin its coordinator, and make the key of its node.
 
+    Given once more, it puts back what is missing, and changes nothing else.
+
     node.pub goes to the coordinator, which lets the node connect. The key that counts, the site's identity, stays here.
 
     Example: discreet site init site --invitation invitation.json --fingerprint 1a2b-3c4d-5e6f-7890-1a2b-3c4d-5e6f-7890
@@ -67,30 +70,43 @@ def init(
                 f"{directory} has no ledger",
                 hint=f"discreet ledger register DATA --ledger {directory}",
             )
-        if (directory / "node.key").exists():
-            raise UserError(
-                f"{directory} was prepared already",
-                hint="to join another coordinator, move node.key and site.toml away",
-            )
         found = _invitation(invitation)
         if found.fingerprint != fingerprint.strip().lower():
             raise UserError(
                 f"The invitation's fingerprint is {found.fingerprint}, not {fingerprint}",
                 hint="ask the coordinator by telephone; if it is another there too, somebody has replaced the file",
             )
+        settings = Settings(network=Network(coordinator=found.address, runtime_port=port))
+        pinned = {
+            "ca.pem": found.certificate.encode(),
+            "coordinator.pub": public_pem(bytes.fromhex(found.key)),
+        }
+        others = {
+            "superexec.secret": secrets.token_hex(32).encode(),
+            "site.toml": settings_text(settings).encode(),
+        }
+        _require_same_coordinator(directory, pinned)
+        missing = [
+            name for name in (*pinned, *others, "node.key") if not (directory / name).exists()
+        ]
+        if not missing:
+            raise UserError(f"{directory} was prepared already", hint=_TO_JOIN_ANOTHER)
         # Names and ceilings are nobody else's business.
         directory.chmod(directory.stat().st_mode & ~0o077)
         for name in ("flower", "studies", "logs"):
             (directory / name).mkdir(mode=0o700, exist_ok=True)
-        settings = Settings(network=Network(coordinator=found.address, runtime_port=port))
-        write_whole(directory / "ca.pem", found.certificate.encode())
-        write_whole(directory / "coordinator.pub", public_pem(bytes.fromhex(found.key)))
-        write_whole(directory / "superexec.secret", secrets.token_hex(32).encode(), mode=0o600)
-        write_whole(directory / "site.toml", settings_text(settings).encode())
-        create_node_key(SiteDirectory(directory))  # last: with it the site is prepared
-        say(
-            f"{directory} is prepared for {found.address}. Send {directory / 'node.pub'} to the coordinator."
-        )
+        for name, content in (pinned | others).items():
+            if name in missing:
+                secret = name == "superexec.secret"
+                write_whole(directory / name, content, mode=0o600 if secret else None)
+        if "node.key" in missing:
+            create_node_key(SiteDirectory(directory))
+            say(
+                f"{directory} is prepared for {found.address}. "
+                f"Send {directory / 'node.pub'} to the coordinator."
+            )
+        else:
+            say(f"Put back {', '.join(missing)}; the rest of {directory} is as it was.")
         if json:
             print_json(
                 {
@@ -98,6 +114,23 @@ def init(
                     "coordinator": found.address,
                     "node": str(directory / "node.pub"),
                 }
+            )
+
+
+_TO_JOIN_ANOTHER = (
+    "to join another coordinator, move ca.pem, coordinator.pub, site.toml and node.key away"
+)
+
+
+def _require_same_coordinator(directory: Path, pinned: Mapping[str, bytes]) -> None:
+    """Raise UserError where another coordinator has been pinned: it is never replaced by the way."""
+    from study.files import read_whole
+
+    for name, content in pinned.items():
+        if (directory / name).exists() and read_whole(directory / name) != content:
+            raise UserError(
+                f"{directory / name} is of another coordinator than this invitation",
+                hint=_TO_JOIN_ANOTHER,
             )
 
 
@@ -137,15 +170,20 @@ def approve(
     """
     from client.approvals import approve as approve_study
     from client.directory import SiteDirectory
-    from study.files import read_whole
+    from study.declaration import Declaration
 
     with errors_explained():
         opened = SiteDirectory(directory)
         name = data_set or (data.stem if data is not None else None)
         if name is None:
             raise UserError("Which data set?", hint="give --data, or --data-set for a built-in one")
-        content = read_whole(declaration, hint="discreet study declare writes one")
-        approval = approve_study(opened, content, data=data, data_set=name)
+        declared = read_as(
+            declaration,
+            "declaration",
+            Declaration.from_bytes,
+            hint="discreet study declare writes one",
+        )
+        approval = approve_study(opened, declared, data=data, data_set=name)
         study = approval.declaration
         say(f"{directory} takes part in {study.study.name}, {study.hash[:12]}, with {name}:")
         _say_terms(study)
@@ -202,8 +240,9 @@ def start(directory: Directory) -> None:
     with errors_explained():
         opened = SiteDirectory(directory)
         address = opened.settings().network.coordinator
-        # A process of its own: what it needs to look at a ledger would stay in this one.
-        subprocess.run([sys.executable, "-P", "-m", "client.doctor", str(directory)], check=False)  # noqa: S603
+        # A process of its own: what it needs to look at a ledger would stay in this one. Ctrl-C is for this one alone.
+        look = [sys.executable, "-P", "-m", "client.doctor", str(directory)]
+        subprocess.run(look, check=False, start_new_session=True)  # noqa: S603
         say(f"Connecting to {address}. Stop with Ctrl-C.")
         command = command_of("site", directory)
         os.execv(command[0], command)  # noqa: S606  the same process, without what the commands are made of

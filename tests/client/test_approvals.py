@@ -60,7 +60,7 @@ def studies(place, opened):
 def approved(place, declaration=STUDY, **changed):
     return approve(
         place,
-        declaration.content,
+        declaration,
         **({"data": place / "records.csv", "data_set": DATA_SET} | changed),
     )
 

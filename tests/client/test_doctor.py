@@ -1,21 +1,26 @@
 """What the doctor says: each thing that is wrong, and nothing where nothing is."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 from fleet_api import FleetApi, certificates
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from ledgers import key_of
 from masking import roster_of
 from site_directories import DATA_SET, declaration_of, furnished, site_directory
 
+from client import doctor
 from client.approvals import approve
 from client.doctor import NEEDED, main, problems
 from client.ledger import Ledger
-from client.locks import hold, is_held
-from client.policy import Policy, policy_text
-from client.supernode import create_node_key
+from client.policy import Floors, Policy, Studies, policy_text
+from client.supernode import create_node_key, read_node_key
 from study.keyfiles import read_key
+from study.locks import hold, is_held
 from study.roster import SignedRoster
+
+POLICY = Policy(studies=Studies(purpose=False))
 
 
 def free_port():
@@ -30,15 +35,21 @@ def pin(place, *names):
 
 
 @pytest.fixture
-def place(tmp_path):
+def fleet(tmp_path):
+    with FleetApi(certificates(tmp_path / "site", valid=(-1, 400))) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def place(tmp_path, fleet):
     """A site with which nothing is wrong."""
-    path = certificates(tmp_path / "site", valid=(-1, 400))
-    directory = site_directory(path, port=free_port())
+    directory = site_directory(tmp_path / "site", port=free_port(), coordinator=fleet.address)
     furnished(directory)
     create_node_key(directory)
+    fleet.keys.add(public_key_to_bytes(read_node_key(directory).public_key()))
     pin(directory, "site", "b", "c")
-    approve(directory, declaration_of(1).content, data=directory / "records.csv", data_set=DATA_SET)
-    (directory / "policy.toml").write_text(policy_text(Policy()))
+    approve(directory, declaration_of(1), data=directory / "records.csv", data_set=DATA_SET)
+    (directory / "policy.toml").write_text(policy_text(POLICY))
     return directory
 
 
@@ -93,6 +104,16 @@ def _write(name, content):
     return lambda place: (place / name).write_bytes(content)
 
 
+def _not_a_number(place):
+    lines = (place / "records.csv").read_text().splitlines()
+    lines[3] = "nan" + lines[3][lines[3].index(",") :]
+    (place / "records.csv").write_text("\n".join(lines))
+
+
+def _stricter(place):
+    (place / "policy.toml").write_text(policy_text(replace(POLICY, floors=Floors(sites=90))))
+
+
 def _unconfined(place):
     text = (place / "site.toml").read_text()
     (place / "site.toml").write_text(text.replace("confined = true", "confined = false"))
@@ -116,6 +137,8 @@ def _unconfined(place):
         (lambda place: (place / "records.csv").unlink(), "cannot be read: is"),
         (lambda place: next((place / "studies").glob("*")).unlink(), "No study is approved"),
         (_unconfined, "Nothing keeps the worker from the network"),
+        (_not_a_number, "example is not answered: "),
+        (_stricter, "example is not answered: "),
     ],
 )
 def test_what_is_wrong_is_said_in_words(place, harm, words):
@@ -134,14 +157,26 @@ def test_a_port_of_somebody_else_s_is_told_of_unless_the_site_itself_runs(place)
         socket.close(handle)
 
 
-def test_a_wrong_clock_is_told_of(tmp_path):
-    path = certificates(tmp_path / "site")
-    with FleetApi(path) as fleet:
-        directory = site_directory(path, coordinator=fleet.address)
-        fleet.skew = 900.0
-        assert any("clock is" in each for each in problems(directory))
-        fleet.skew = 0.0
-        assert not any("clock is" in each for each in problems(directory))
+def test_a_coordinator_that_does_not_know_the_site_or_the_time_or_is_away_is_told_of(place, fleet):
+    fleet.skew = 900.0
+    assert any("clock is" in each for each in problems(place))
+    fleet.skew = 0.0
+    fleet.keys.clear()
+    assert any("does not know this SuperNode's key" in each for each in problems(place))
+    fleet.__exit__()
+    assert any("cannot be reached at" in each for each in problems(place))
+
+
+def test_records_are_not_read_where_the_worker_reads_them_next(place):
+    _not_a_number(place)
+    assert problems(place, records=False) == []
+
+
+def test_the_ledger_is_opened_once(place, monkeypatch):
+    opened = []
+    monkeypatch.setattr(doctor, "Ledger", lambda *arguments: opened.append(1) or Ledger(*arguments))
+    assert problems(place) == []
+    assert opened == [1]
 
 
 def test_the_program_prints_a_line_for_each(place, capsys):

@@ -19,6 +19,7 @@ from client.executor import executor_process
 from client.supernode import (
     come_back,
     create_node_key,
+    entry_problem,
     node_fingerprint,
     read_node_key,
     supernode_command,
@@ -145,6 +146,20 @@ def test_a_wrong_clock_is_told_from_a_key_that_is_not_known(fleet, place, skew, 
 def test_a_coordinator_that_is_not_ready_is_told_of(fleet, place):
     fleet.status = 503
     assert "not ready (status 503)" in come_back(place)
+
+
+def test_whether_a_site_would_be_let_in_is_found_out_without_changing_anything(fleet, place):
+    for online in (False, True):
+        fleet.online = online
+        assert entry_problem(place) is None
+        assert fleet.online is online
+    assert not (place / "node.id").exists()
+    fleet.keys.clear()
+    assert "does not know this SuperNode's key" in entry_problem(place)
+    fleet.status = 503
+    assert "not ready (status 503)" in entry_problem(place)
+    fleet.__exit__()
+    assert "cannot be reached at" in entry_problem(place)
 
 
 def test_a_coordinator_that_is_not_there_is_told_of(fleet, tmp_path):

@@ -48,7 +48,7 @@ def identity(monkeypatch):
 def place(tmp_path):
     directory = site_directory(tmp_path / "site")
     furnished(directory)
-    approve(directory, STUDY.content, data=directory / "records.csv", data_set=DATA_SET)
+    approve(directory, STUDY, data=directory / "records.csv", data_set=DATA_SET)
     return directory
 
 
@@ -137,7 +137,7 @@ def test_a_study_that_is_approved_while_it_runs_is_answered(place):
     later = declaration_of(2)
     with started(place) as worker:
         assert refused(worker, signed(declaration=later)) == Refusal.NOT_APPROVED
-        approve(place, later.content, data=place / "records.csv", data_set=DATA_SET)
+        approve(place, later, data=place / "records.csv", data_set=DATA_SET)
         content = signed(declaration=later)
         assert payload(replied(worker, content), content)
 

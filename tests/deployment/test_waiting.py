@@ -60,3 +60,19 @@ def test_what_keeps_its_process_from_running_is_shown_and_can_be_mended(federati
     wait_for(lambda: "coordinator.key" in status_of(federation), "the reason")
     key.write_bytes(content)
     assert "summary" in wait_for(federation.outcome, "the end of the study")
+
+
+def test_whoever_checks_a_site_learns_whether_the_coordinator_lets_it_in(federation):
+    def problems():
+        found = json.loads(
+            discreet("site", "check", federation.site("hospital-3"), "--json", code=1)
+        )
+        return [each for each in found["problems"] if "policy.toml" not in each]
+
+    assert problems() == []
+    discreet("coordinator", "remove", federation.coordinator, "hospital-3")
+    (said,) = problems()
+    assert "does not know this SuperNode's key" in said
+    node = federation.site("hospital-3") / "node.pub"
+    discreet("coordinator", "add", federation.coordinator, f"hospital-3={node}")
+    assert problems() == []

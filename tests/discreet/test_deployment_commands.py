@@ -61,6 +61,18 @@ def test_a_coordinator_is_made_with_secrets_for_its_owner_alone(prepared):
     assert sorted(directory.sites()) == prepared.names
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--host", "no host"), "Expected a host's name"),
+        (("--host", "a.org", "--port", "9444"), "another port than"),
+    ],
+)
+def test_a_coordinator_that_cannot_be_made_leaves_nothing(place, call, options, words):
+    refused(call("coordinator", "init", "new", *options), WRONG, words)
+    assert not (place / "new").exists()
+
+
 def test_a_coordinator_is_not_made_over_another(prepared, call):
     before = {
         path.name: path.read_bytes() for path in prepared.coordinator.iterdir() if path.is_file()
@@ -228,8 +240,8 @@ def test_a_site_is_prepared_once(prepared, call):
 
 def test_an_interrupted_preparation_is_gone_on_with(prepared, call, new):
     path, invitation = invitation_of(prepared)
-    (new / "site.toml").write_text("format = 1\n")
-    (new / "ca.pem").write_text("half")
+    (new / "ca.pem").write_text(invitation.certificate)
+    (new / "superexec.secret").write_text("0" * 64)
     result = call(
         "site",
         "init",
@@ -242,8 +254,25 @@ def test_an_interrupted_preparation_is_gone_on_with(prepared, call, new):
     )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["coordinator"] == invitation.address
-    assert (new / "ca.pem").read_text() == invitation.certificate
+    assert (new / "superexec.secret").read_text() == "0" * 64, "what is there is kept"
     assert (new / "node.key").stat().st_mode & 0o077 == 0
+
+
+def test_what_was_lost_is_put_back_and_nothing_else_changed(prepared, call):
+    path, invitation = invitation_of(prepared)
+    site = prepared.site("hospital-1")
+    init = ("site", "init", str(site), "--invitation", str(path), "--fingerprint", invitation.fingerprint)  # fmt: skip
+    kept = {name: (site / name).read_bytes() for name in ("node.key", "site.toml", "ca.pem")}
+    (site / "ca.pem").unlink()
+    (site / "superexec.secret").unlink()
+    result = call(*init)
+    assert result.exit_code == 0, result.output
+    assert "Put back ca.pem, superexec.secret" in result.output
+    assert {name: (site / name).read_bytes() for name in kept} == kept
+    assert (site / "superexec.secret").stat().st_mode & 0o077 == 0
+    (site / "ca.pem").write_text(kept["ca.pem"].decode().replace("A", "B"))
+    refused(call(*init), WRONG, "is of another coordinator")
+    (site / "ca.pem").write_bytes(kept["ca.pem"])
 
 
 def test_a_directory_without_a_ledger_is_none_of_a_site(prepared, call, place):
@@ -270,6 +299,13 @@ def test_a_study_is_approved_by_its_declaration(prepared, call, place):
     site = str(prepared.site("hospital-1"))
     data = str(prepared.root / "hospital-1.csv")
     refused(call("site", "approve", site, "no-such-file", "--data", data), WRONG, "cannot be read")
+    study = str(prepared.root / "study.toml")
+    refused(
+        call("site", "approve", site, study, "--data", data),
+        WRONG,
+        "is no declaration",
+        "study declare",
+    )
     refused(call("site", "approve", site, str(prepared.declaration)), WRONG, "Which data set?")
     result = call("site", "approve", site, str(prepared.declaration), "--data", data)
     refused(result, FAILED, "hospital-1")  # a data set of that name was never registered

@@ -144,7 +144,9 @@ class FleetApi:
         self._stamps.add(stamp)
         return fresh and key in self.keys
 
-    def _activate_node(self, _body):
+    def _activate_node(self, body):
+        if fleet_pb2.ActivateNodeRequest.FromString(body).heartbeat_interval < 30:
+            return 400, b""
         if self.online:
             return 412, b""
         self.online = True

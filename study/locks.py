@@ -27,7 +27,7 @@ def hold(path: Path, *, waiting: Callable[[], None] | None = None) -> int:
         if waiting is None:
             os.close(handle)
             raise UserError(
-                f"{path} is held by another process: this site runs already",
+                f"{path} is held by another process: {path.parent.name} runs already",
                 hint="stop that one first",
             ) from None
         waiting()
