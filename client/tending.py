@@ -21,7 +21,7 @@ from typing import BinaryIO
 from client.directory import SiteDirectory
 from client.parcels import Pipe, unpack, until
 from privacy.errors import ProtocolError, UserError
-from study.notes import note, open_log
+from study.notes import bound_log, note, open_log
 from study.processes import Process, environment_of
 
 __all__ = ["Worker"]
@@ -60,6 +60,7 @@ class Worker:
 
     def tend(self) -> None:
         """While there is nothing to do: see that there is a worker, as soon as there may be one."""
+        bound_log(self._directory / "logs" / "worker.log")
         if self._process is not None and self._process.poll() is not None:
             self._failed("has died")
         if self._process is None and time.monotonic() >= self._not_before:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from study.notes import last_line, open_log
+from study.notes import bound_log, last_line, open_log
 from study.processes import Process, environment_of
 
 __all__ = ["Service", "keep_going", "stop_on_signals"]
@@ -107,6 +107,7 @@ def keep_going(
         while not stop.is_set():
             for each in services:
                 each.tend(logs, say)
+                bound_log(logs / f"{each.process.name}.log")
             stop.wait(_POLL)
     finally:
         for each in reversed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from contextlib import suppress
@@ -10,26 +11,40 @@ from pathlib import Path
 from typing import BinaryIO
 
 from privacy.errors import DiscreetError
+from study.files import write_whole
 
-__all__ = ["last_line", "note", "note_error", "open_log", "written"]
+__all__ = ["bound_log", "last_line", "note", "note_error", "open_log", "written"]
 
 _LARGEST_LOG = 20_000_000
+_CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK
 _LONGEST, _LONGEST_TOLD = 2_000, 300
 
 
 def open_log(path: Path) -> BinaryIO:
-    """A log to go on with; the one before it is kept once it is large. No link is followed: others may write there."""
-    if path.exists() and path.stat().st_size > _LARGEST_LOG:
-        path.replace(path.with_suffix(".log.1"))
+    """A log to go on with. No link is followed: others may write there."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o600), "ab")
+
+
+def bound_log(path: Path) -> None:
+    """Begin a log anew once it is large, also while a process appends to it; its end is kept beside it, as `.log.1`.
+
+    What is written at this very moment may be lost.
+    """
+    with suppress(OSError), os.fdopen(os.open(path, os.O_RDWR | _CAREFULLY), "r+b") as log:
+        found = os.fstat(log.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_size > _LARGEST_LOG:
+            log.seek(-_LARGEST_LOG, os.SEEK_END)
+            write_whole(
+                path.with_suffix(".log.1"), log.read(), durable=False, mode=0o600, follow=False
+            )
+            log.truncate(0)
 
 
 def last_line(path: Path) -> str:
     """The last line of a log that says anything, as one that moves no terminal; empty: there is none to be read."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as log:
+        with os.fdopen(os.open(path, os.O_RDONLY | _CAREFULLY), "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LONGEST))
             lines = log.read(_LONGEST).decode("utf-8", "replace").splitlines()
     except OSError:

@@ -1,8 +1,10 @@
 """Logs: a line is a line, whoever has written what is in it, and no link leads elsewhere."""
 
+import os
+
 import pytest
 
-from study.notes import note, open_log
+from study.notes import bound_log, note, open_log
 
 
 def test_a_line_stays_a_line_and_moves_no_terminal(capsys):
@@ -15,14 +17,29 @@ def test_a_line_stays_a_line_and_moves_no_terminal(capsys):
 
 
 def test_a_large_log_makes_room_and_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("study.notes._LARGEST_LOG", 3)
+    """While a process writes to it, which goes on at its new beginning."""
+    monkeypatch.setattr("study.notes._LARGEST_LOG", 8)
     path = tmp_path / "a.log"
-    for line in (b"first", b"second"):
-        with open_log(path) as log:
+    with open_log(path) as log:
+        for line in (b"short", b" and long", b"next"):
+            bound_log(path)
             log.write(line)
-    assert path.read_bytes() == b"second"
-    assert path.with_suffix(".log.1").read_bytes() == b"first"
-    assert path.stat().st_mode & 0o077 == 0
+            log.flush()
+            bound_log(path)
+    assert path.read_bytes() == b"next"
+    assert path.with_suffix(".log.1").read_bytes() == b"and long", "the end of it"
+    for each in (path, path.with_suffix(".log.1")):
+        assert each.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_no_log_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("study.notes._LARGEST_LOG", 3)
+    (tmp_path / "other").write_bytes(b"somebody's")
+    (tmp_path / "a.log").symlink_to(tmp_path / "other")
+    os.mkfifo(tmp_path / "b.log")
+    for name in ("a.log", "b.log", "c.log"):
+        bound_log(tmp_path / name)
+    assert (tmp_path / "other").read_bytes() == b"somebody's"
 
 
 def test_no_link_is_written_through(tmp_path):
