@@ -352,8 +352,8 @@ class EchoDesk:
         pass
 
     def answer(self, content):
-        from client.answering import answered
         from client.parcels import Request
+        from client.worker.answering import answered
 
         try:
             return answered(self.reply, Request.from_bytes(content)).to_bytes()
@@ -369,18 +369,18 @@ class EchoDesk:
 
 
 def be_executor(place):
-    import client.executor
-    import client.tending
+    import client.executor.__main__
+    import client.executor.tending
 
-    client.tending._COMMAND = ("-P", str(SCRIPT), "--worker")
-    return client.executor.main([place])
+    client.executor.tending._COMMAND = ("-P", str(SCRIPT), "--worker")
+    return client.executor.__main__.main([place])
 
 
 def be_worker(place):
-    import client.worker
+    import client.worker.__main__
 
-    client.worker._desk = lambda _directory: EchoDesk()
-    return client.worker.main([place])
+    client.worker.__main__._desk = lambda _directory: EchoDesk()
+    return client.worker.__main__.main([place])
 
 
 # Flower's

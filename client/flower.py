@@ -1,6 +1,6 @@
 """What `flwr run` finds in this project's settings as its ClientApp. Nobody runs it.
 
-A site answers with the ClientApp that it has installed (`client/worker.py`), whatever a run ships. Elsewhere this
+A site answers with the ClientApp that it has installed (`client/worker/`), whatever a run ships. Elsewhere this
 answers nothing.
 """
 

@@ -36,7 +36,7 @@ def supernode_command(directory: SiteDirectory) -> tuple[str, ...]:
 
 
 def executor_process(directory: SiteDirectory) -> Process:
-    """The executor of a site; it bounds itself and its worker (`client/executor.py`)."""
+    """The executor of a site; it bounds itself and its worker (`client/executor/`)."""
     return Process(
         name="executor",
         command=(sys.executable, "-P", "-m", "client.executor", str(directory.path)),

@@ -35,9 +35,9 @@ from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from client.confinement import forbid_dumps
 from client.directory import SiteDirectory
 from client.processes import supernode_command, supernode_process
+from client.worker.confinement import forbid_dumps
 from privacy.errors import DiscreetError, UserError
 from privacy.signing import fingerprint
 from study.files import read_whole, write_new, write_whole

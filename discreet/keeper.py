@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from client.confinement import forbid_dumps
 from client.directory import SiteDirectory
 from client.processes import executor_process, supernode_process
+from client.worker.confinement import forbid_dumps
 from discreet.processes import Service, keep_going, stop_on_signals
 from privacy.errors import DiscreetError
 from server.directory import CoordinatorDirectory

@@ -55,8 +55,8 @@ NAMES = {
     "flwr.common.constant.SYSTEM_TIME_TOLERANCE": "server/gateway/authentication.py",
     "flwr.common.constant.TIMESTAMP_HEADER": "server/gateway/authentication.py",
     "flwr.common.constant.TIMESTAMP_TOLERANCE": "server/gateway/authentication.py",
-    "flwr.common.serde.message_from_proto": "client/replies.py server/grid.py",
-    "flwr.common.serde.message_to_proto": "client/answering.py client/replies.py",
+    "flwr.common.serde.message_from_proto": "client/executor/replies.py server/grid.py",
+    "flwr.common.serde.message_to_proto": "client/executor/replies.py client/worker/answering.py",
     "flwr.common.serde.user_config_to_proto": "server/superlink.py",
     "flwr.proto.control_pb2.ListNodesRequest": "server/superlink.py",
     "flwr.proto.control_pb2.ListRunsRequest": "server/superlink.py",
@@ -74,7 +74,7 @@ NAMES = {
     "flwr.proto.fleet_pb2.PullMessagesResponse": "server/gateway/polling.py",
     "flwr.proto.fleet_pb2.PushMessagesRequest": "server/gateway/app.py server/gateway/checks.py",
     "flwr.proto.heartbeat_pb2.SendNodeHeartbeatRequest": "server/gateway/app.py server/gateway/checks.py",
-    "flwr.proto.message_pb2": "client/replies.py client/runtime.py",
+    "flwr.proto.message_pb2": "client/executor/replies.py client/executor/runtime.py",
     "flwr.proto.message_pb2.ConfirmMessageReceivedRequest": "server/gateway/app.py server/gateway/checks.py server/grid.py",
     "flwr.proto.message_pb2.Message": "server/grid.py",
     "flwr.proto.message_pb2.ObjectTree": "server/gateway/checks.py server/grid.py",
@@ -82,35 +82,35 @@ NAMES = {
     "flwr.proto.message_pb2.PushObjectRequest": "server/gateway/app.py server/gateway/checks.py",
     "flwr.proto.message_pb2.PushObjectResponse": "server/gateway/app.py",
     "flwr.proto.run_pb2.GetRunRequest": "server/gateway/app.py server/gateway/checks.py",
-    "flwr.proto.runtime_pb2": "client/runtime.py",
+    "flwr.proto.runtime_pb2": "client/executor/runtime.py",
     "flwr.proto.runtime_pb2.AcquireTaskRequest": "server/supervisor.py",
     "flwr.proto.runtime_pb2.PullAppMessagesRequest": "server/grid.py",
     "flwr.proto.runtime_pb2.PullTaskInputRequest": "server/supervisor.py",
     "flwr.proto.runtime_pb2.PushTaskOutputRequest": "server/supervisor.py",
     "flwr.proto.runtime_pb2.SendTaskHeartbeatRequest": "server/supervisor.py",
-    "flwr.supercore.auth.create_superexec_auth_metadata": "client/runtime.py",
-    "flwr.supercore.auth.derive_auth_secret": "client/runtime.py",
+    "flwr.supercore.auth.create_superexec_auth_metadata": "client/executor/runtime.py",
+    "flwr.supercore.auth.derive_auth_secret": "client/executor/runtime.py",
     "flwr.supercore.constant.FLEET_HTTP_PUBLIC_KEY_HEADER": "server/gateway/authentication.py",
     "flwr.supercore.constant.FLEET_HTTP_SIGNATURE_HEADER": "server/gateway/authentication.py",
-    "flwr.supercore.constant.TASK_TOKEN_HEADER": "client/runtime.py",
+    "flwr.supercore.constant.TASK_TOKEN_HEADER": "client/executor/runtime.py",
     "flwr.supercore.control.ControlHttpClient": "server/superlink.py",
     "flwr.supercore.error.FlowerError": "server/superlink.py",
-    "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects": "client/answering.py simulations/grid.py",
+    "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects": "client/worker/answering.py simulations/grid.py",
     "flwr.supercore.inflatable.inflatable_object.get_object_children_ids_from_object_content": "server/gateway/checks.py",
-    "flwr.supercore.inflatable.inflatable_object.get_object_tree": "client/answering.py client/replies.py",
+    "flwr.supercore.inflatable.inflatable_object.get_object_tree": "client/executor/replies.py client/worker/answering.py",
     "flwr.supercore.inflatable.inflatable_object.iterate_object_tree": "server/grid.py",
-    "flwr.supercore.inflatable.inflatable_object.no_object_id_recompute": "client/answering.py",
-    "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": "client/answering.py server/grid.py simulations/grid.py",
-    "flwr.supercore.inflatable.inflatable_utils.validate_object_content": "client/replies.py",
+    "flwr.supercore.inflatable.inflatable_object.no_object_id_recompute": "client/worker/answering.py",
+    "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": "client/worker/answering.py server/grid.py simulations/grid.py",
+    "flwr.supercore.inflatable.inflatable_utils.validate_object_content": "client/executor/replies.py",
     "flwr.supercore.interceptors.RuntimeTokenHttpInterceptor": "server/supervisor.py",
     "flwr.supercore.interceptors.RuntimeVersionHttpInterceptor": "server/supervisor.py",
     "flwr.supercore.interceptors.SuperExecAuthHttpInterceptor": "server/supervisor.py",
     "flwr.supercore.primitives.asymmetric.public_key_to_bytes": "client/supernode.py",
-    "flwr.supercore.protobuf.client.ProtobufCall": "client/runtime.py",
-    "flwr.supercore.protobuf.client.ProtobufRequestContext": "client/runtime.py",
+    "flwr.supercore.protobuf.client.ProtobufCall": "client/executor/runtime.py",
+    "flwr.supercore.protobuf.client.ProtobufRequestContext": "client/executor/runtime.py",
     "flwr.supercore.run.Run": "server/study_process.py simulations/grid.py",
-    "flwr.supercore.runtime.RuntimeHttpClient": "client/runtime.py server/supervisor.py",
-    "flwr.supercore.task_identity.TaskIdentity": "client/answering.py client/replies.py server/study_process.py simulations/grid.py",
+    "flwr.supercore.runtime.RuntimeHttpClient": "client/executor/runtime.py server/supervisor.py",
+    "flwr.supercore.task_identity.TaskIdentity": "client/executor/replies.py client/worker/answering.py server/study_process.py simulations/grid.py",
     "flwr.superlink.grid.http_grid.HttpGrid": "server/grid.py",
     "flwr.supernode.cli.flower_supernode.flower_supernode": "client/supernode.py",
     "flwr.supernode.fleet_http_client.FleetHttpClient": "client/supernode.py",
@@ -517,7 +517,7 @@ def test_stock_flower_still_lets_one_node_instruct_another(message):
 
 
 def test_a_task_of_another_kind_is_not_given_to_whoever_asks_for_client_apps():
-    """client/executor.py asks for that kind alone, which closes Flower's agent apps."""
+    """client/executor/ asks for that kind alone, which closes Flower's agent apps."""
     state = linkstate()
     state.create_task(task_type=TaskType.AGENT_APP, run_id=1, fab_hash="0" * 64)
     found = core_handlers.acquire_task(
@@ -533,5 +533,5 @@ def test_a_task_of_another_kind_is_not_given_to_whoever_asks_for_client_apps():
 
 
 def test_a_token_outlives_the_process_that_took_it_for_half_a_minute():
-    """server/supervisor.py and client/executor.py go on with it when they are started again."""
+    """server/supervisor.py and client/executor/ go on with it when they are started again."""
     assert (HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE) == (30, 2)

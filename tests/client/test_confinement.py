@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from site_directories import furnished, site_directory
 
-from client import system_calls
-from client.confinement import ConfinementError, _become, _landlock, confine
-from client.system_calls import ARCHITECTURES, DENIED
+from client.worker import system_calls
+from client.worker.confinement import ConfinementError, _become, _landlock, confine
+from client.worker.system_calls import ARCHITECTURES, DENIED
 
 MEMORY = 3_000_000_000
 LIMIT_SECONDS = 60.0
@@ -31,7 +31,7 @@ def confined(code, *, before=""):
     """What a child prints that has confined itself, then runs this."""
     program = "\n".join(
         [
-            "import os, sys", textwrap.dedent(before), "from client.confinement import confine",
+            "import os, sys", textwrap.dedent(before), "from client.worker.confinement import confine",
             f"held = confine(memory={MEMORY})", "def denied(call):",
             "    try: call()", "    except PermissionError: return True", "    return False", textwrap.dedent(code),
         ]
@@ -198,7 +198,7 @@ def test_a_user_may_write_beside_what_is_roots():
             shutil.chown(path, "nobody")
         done = in_child(f"""
             from pathlib import Path
-            from client.confinement import confine
+            from client.worker.confinement import confine
             from client.ledger import Ledger
             from study.keyfiles import read_key
             place = Path({str(place.path)!r})
@@ -234,7 +234,7 @@ def test_files_are_written_in_one_directory_alone(tmp_path):
     found = in_child(f"""
         import os, subprocess, sys
         from pathlib import Path
-        from client.confinement import confine
+        from client.worker.confinement import confine
         other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         top = Path({str(tmp_path)!r})
         held = confine(memory={MEMORY}, directory=top / "site")
@@ -280,7 +280,7 @@ def test_root_becomes_the_user_for_good():
     code = "print(os.getuid() != 0, os.getgroups() == [], denied(lambda: os.setuid(0)))"
     program = code.replace("print", "print")
     done = subprocess.run(
-        [sys.executable, "-c", "import os\nfrom client.confinement import confine\n"
+        [sys.executable, "-c", "import os\nfrom client.worker.confinement import confine\n"
          f"confine(memory={MEMORY}, user='nobody')\n"
          "def denied(call):\n    try: call()\n    except PermissionError: return True\n" + program],
         capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,

@@ -13,9 +13,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from runtime_api import NODE, RUN, Given, RuntimeApi, instruction
 from site_directories import site_directory
 
-import client.tending
-from client.executor import Executor, executor_process
-from client.replies import UNAVAILABLE
+import client.executor.tending
+from client.executor.executor import Executor
+from client.executor.replies import UNAVAILABLE
+from client.processes import executor_process
 from privacy.errors import UserError
 from study.processes import environment_of
 from study.queries import Refusal
@@ -29,7 +30,7 @@ def surroundings(monkeypatch):
     """Whoever we were before afterwards; and workers that do as they are told."""
     for name in ("run_id", "node_id", "task_id"):
         monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
-    monkeypatch.setattr(client.tending, "_COMMAND", odd_site.WORKER)
+    monkeypatch.setattr(client.executor.tending, "_COMMAND", odd_site.WORKER)
 
 
 @pytest.fixture
@@ -253,7 +254,7 @@ class Dying:
         self._runtime.close()
 
 
-class KilledError(client.executor.TaskLostError):
+class KilledError(client.executor.executor.TaskLostError):
     def __init__(self):
         super().__init__("killed")
 
@@ -316,7 +317,7 @@ def test_hostile_objects_are_answered_with_the_code(api, place):
 
 
 def test_a_message_that_is_far_too_large_is_answered_with_the_code(api, place, monkeypatch):
-    monkeypatch.setattr("client.runtime.MOST_BYTES", 1000)
+    monkeypatch.setattr("client.executor.runtime.MOST_BYTES", 1000)
     with running(place):
         api.give(instruction(bytes(2000)))
         assert is_unavailable(api.reply())

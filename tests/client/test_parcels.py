@@ -12,9 +12,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.assignment import Assignment, AssignmentFile
+from client.executor.assignment import Assignment, AssignmentFile
+from client.executor.replies import Asked, checked_reply
 from client.parcels import MOST_BYTES, MOST_OBJECTS, Pipe, Reply, Request, pack, unpack, until
-from client.replies import Asked, checked_reply
 from privacy.errors import ProtocolError
 from study.envelope import answer_message, query_message
 

@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from runtime_api import NODE, instruction
 from site_directories import site_directory
 
-from client.executor import executor_process
+from client.processes import executor_process
 from client.supernode import (
     come_back,
     create_node_key,

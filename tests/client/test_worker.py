@@ -25,9 +25,9 @@ from site_directories import (
 from site_worker import query_of
 
 from client.approvals import approve
+from client.executor.tending import Worker
 from client.ledger import Ledger
 from client.parcels import Reply, Request
-from client.tending import Worker
 from privacy.errors import UserError
 from study.instructions import opened_reply, signed_instruction
 from study.queries import NONCE_BYTES, Refusal
@@ -197,7 +197,7 @@ def test_a_terminal_s_interrupt_does_not_end_it(place):
 def test_it_ends_when_the_executor_is_gone_however_that_happened(place):
     program = (
         "import sys, time; from pathlib import Path; from client.directory import SiteDirectory\n"
-        "from client.tending import Worker\n"
+        "from client.executor.tending import Worker\n"
         "worker = Worker(SiteDirectory(Path(sys.argv[1]))); worker.start(lambda: True)\n"
         "print(worker.pid, flush=True); time.sleep(600)"
     )

@@ -365,6 +365,11 @@ class Deployment:
     def place(self):
         return self.coordinator / "studies" / self.study
 
+    @property
+    def waiting(self):
+        """What the study is waiting for, in words."""
+        return CoordinatorDirectory(self.coordinator).study(self.study).waiting
+
     def outcome(self):
         """What became of the study, once it is over."""
         path = self.place / "outcome.json"

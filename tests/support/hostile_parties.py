@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from fleet import Site, announced, me
+from fleet import Site, announced, me, until
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import run_from_proto
@@ -30,6 +30,7 @@ from server.directory import CoordinatorDirectory
 from study.envelope import answer_message, content_of
 from study.instructions import signed_instruction, signed_reply
 from study.keyfiles import read_key
+from study.readiness import readiness_question
 
 # An app that tries every way to be run
 
@@ -93,8 +94,8 @@ def main(grid, context):
 BY_ITSELF = ("conftest", "sitecustomize", "usercustomize", "setup")
 """Modules that Python or a tool imports unasked where they lie on its path."""
 SHADOWED = (
-    "client.desk",
-    "client.installed",
+    "client.worker.desk",
+    "client.worker.installed",
     "server.study_process",
     "server.trips",
     "study.codec",
@@ -237,6 +238,20 @@ class Thief(Site):
 
     def __exit__(self, *_exception):
         self.http.close()
+
+    def pull_of(self, index):
+        """The next message about the query of this number."""
+        while True:
+            message, _tree = until(self.pull)
+            if message.metadata.group_id == str(index):
+                return message
+
+    def receive_query(self, study):
+        """The next message that is not the question whether the site takes part, which is let pass."""
+        while True:
+            message = self.receive()
+            if readiness_question(study) not in content_of(message):
+                return message
 
     def lie(self, message, lie):
         """Reply to a message with what `lie` makes of it; the status of the announcement, 200 if it was taken."""

@@ -22,8 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-import client.tending
-import client.worker
+import client.executor.tending
+import client.worker.__main__
 
 SCRIPT = Path(__file__).absolute()
 WORKER = ("-P", str(SCRIPT), "worker")
@@ -41,8 +41,8 @@ class OddDesk:
     def answer(self, content):
         from runtime_api import echo
 
-        from client.answering import answered
         from client.parcels import Request
+        from client.worker.answering import answered
 
         asked = self._directory / "asked"
         times = asked.read_text().count("\n") if asked.exists() else 0
@@ -87,9 +87,9 @@ def _desk(directory):
 if __name__ == "__main__":
     kind, place = sys.argv[1:]
     if kind == "worker":
-        client.worker._desk = _desk
-        sys.exit(client.worker.main([place]))
-    import client.executor
+        client.worker.__main__._desk = _desk
+        sys.exit(client.worker.__main__.main([place]))
+    import client.executor.__main__
 
-    client.tending._COMMAND = WORKER
-    sys.exit(client.executor.main([place]))
+    client.executor.tending._COMMAND = WORKER
+    sys.exit(client.executor.__main__.main([place]))

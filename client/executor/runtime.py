@@ -27,9 +27,9 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from client.assignment import Assignment
+from client.executor.assignment import Assignment
+from client.executor.replies import ids_of
 from client.parcels import MOST_BYTES, Reply
-from client.replies import ids_of
 from privacy.errors import DiscreetError
 
 __all__ = ["NoMessageError", "Runtime", "RuntimeGoneError", "TaskLostError", "TaskRuntime"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from client.answering import answered
 from client.approvals import Studies, approved_site
 from client.directory import SiteDirectory
-from client.installed import installed_app
 from client.ledger import Ledger
 from client.parcels import Request
+from client.worker.answering import answered
+from client.worker.installed import installed_app
 from study.keyfiles import read_key
 from study.notes import note, note_error
 

@@ -37,7 +37,7 @@ import struct
 import sys
 from pathlib import Path
 
-from client.system_calls import ARCHITECTURES, LAST_KNOWN, Architecture
+from client.worker.system_calls import ARCHITECTURES, LAST_KNOWN, Architecture
 from privacy.errors import UserError
 
 __all__ = ["ConfinementError", "confine", "forbid_dumps", "limit", "unconfined"]

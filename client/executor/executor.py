@@ -1,4 +1,4 @@
-"""The executor of a site, `python -m client.executor DIR`: it has the network and no records; its worker the reverse.
+"""One task after another: taken from the SuperNode, answered by the worker, replied to.
 
     SuperNode's runtime --task, message--> executor --objects--> worker (confined)
                         <-----reply------          <--objects---
@@ -8,38 +8,34 @@ long or too much memory has its message answered with a fixed code, at once and 
 is passed on if it is a reply to that very message, and nothing else.
 
 Killed itself, it goes on where it was when it is started again: the task in hand is on the disk
-(`client/assignment.py`), and the worker, asked once more, has the same bytes in its ledger.
+(`client/executor/assignment.py`), and the worker, asked once more, has the same bytes in its ledger.
 """
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import FrameType
 
-from client.assignment import Assignment, AssignmentFile
-from client.confinement import forbid_dumps
 from client.directory import SiteDirectory
+from client.executor.assignment import Assignment, AssignmentFile
+from client.executor.replies import asked_by, checked_reply, error_reply
+from client.executor.runtime import (
+    NoMessageError,
+    Runtime,
+    RuntimeGoneError,
+    TaskLostError,
+    TaskRuntime,
+)
+from client.executor.tending import Worker
 from client.parcels import Reply, Request
-from client.processes import executor_process
-from client.replies import asked_by, checked_reply, error_reply
-from client.runtime import NoMessageError, Runtime, RuntimeGoneError, TaskLostError, TaskRuntime
-from client.tending import Worker
-from privacy.errors import DiscreetError, ProtocolError, UserError
+from privacy.errors import ProtocolError, UserError
 from study.files import read_whole
-from study.locks import hold
 from study.notes import note, note_error
 
-__all__ = ["Executor", "executor_process", "main"]
+__all__ = ["Executor"]
 
-_MEMORY = 4_000_000_000  # bytes of address space: some messages of the largest kind
 _STOP_SECONDS = 10.0
 _START_SECONDS = 60.0
 _GONE_PAUSE = 1.0
@@ -162,31 +158,3 @@ def _secret_of(directory: SiteDirectory) -> bytes:
     if not secret:
         raise UserError("superexec.secret is empty", hint="remove it; discreet site init makes it")
     return secret
-
-
-def main(arguments: list[str]) -> int:
-    """Run the executor of a directory until a signal stops it."""
-    os.umask(0o077)
-    forbid_dumps()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    most = _MEMORY if hard == resource.RLIM_INFINITY else min(_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))  # a soft limit: the worker has its own
-    try:
-        directory = SiteDirectory(Path(arguments[0]))
-        hold(directory / "executor.lock")
-        executor = Executor(directory)
-
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            executor.stop()
-
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(each, stop)
-        executor.run()
-    except DiscreetError as error:
-        note_error("The executor cannot work", error)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

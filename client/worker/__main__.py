@@ -1,4 +1,4 @@
-"""The worker of a site, `python -m client.worker DIR`: the one process that sees records and has the site's key.
+"""`python -m client.worker DIR`: the worker of a site's directory, until nobody is left to ask it.
 
     confine itself -> open the ledger -> take part in the approved studies -> say so -> answer one message after another
 
@@ -16,15 +16,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.confinement import confine, unconfined
 from client.directory import Settings, SiteDirectory
 from client.parcels import Pipe, pack
+from client.worker.confinement import confine, unconfined
 from privacy.errors import DiscreetError, UserError
 from study.locks import hold
 from study.notes import note, note_error
 
 if TYPE_CHECKING:
-    from client.desk import Desk
+    from client.worker.desk import Desk
 
 __all__ = ["main"]
 
@@ -80,7 +80,7 @@ def _desk(directory: SiteDirectory) -> Desk:
         waiting=lambda: note("Waiting for the last worker to finish what it has begun"),
     )
     try:
-        from client.desk import Desk  # noqa: PLC0415
+        from client.worker.desk import Desk  # noqa: PLC0415
     except ImportError as error:
         raise UserError(
             f"The worker cannot be loaded: {error}",
