@@ -154,7 +154,8 @@ class Executor:
 
 
 def _secret_of(directory: SiteDirectory) -> bytes:
-    secret = read_whole(directory / "superexec.secret", hint="discreet site init makes it")
+    hint = "discreet site init, given once more, makes another"
+    secret = read_whole(directory / "superexec.secret", hint=hint)
     if not secret:
-        raise UserError("superexec.secret is empty", hint="remove it; discreet site init makes it")
+        raise UserError("superexec.secret is empty", hint=f"remove it; {hint}")
     return secret
