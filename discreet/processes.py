@@ -55,17 +55,15 @@ class Service:
             if now - self._began > _SETTLED:
                 self._pause = _SHORTEST_PAUSE
             log = logs / f"{self.process.name}.log"
-            say(
-                f"{self.process.name} has ended ({code}); it is started again. {log} ends with: {last_line(log)}"
-            )
+            why = f"{log} ends with: {last_line(log)}" if code >= 0 else f"See {log}"
+            say(f"{self.process.name} has ended ({_in_words(code)}); it is started again. {why}")
             self._running = None
             self._wait(now)
         if now >= self._due:
             try:
                 self._start(logs)
-            except (
-                OSError
-            ) as error:  # no memory for it, no room for its log: no reason to end the others
+            except OSError as error:
+                # No memory for it, no room for its log: no reason to end the others.
                 say(f"{self.process.name} cannot be started ({error.strerror}); it is tried again")
                 self._wait(now)
 
@@ -114,6 +112,10 @@ def keep_going(
             services
         ):  # one after the other: the last one may need the others to finish
             each.stop()
+
+
+def _in_words(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
 
 def stop_on_signals() -> threading.Event:

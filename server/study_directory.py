@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.declaration import Declaration
 from study.files import write_whole
 
 __all__ = ["StudyDirectory"]
@@ -36,6 +37,12 @@ class StudyDirectory:
     def is_submitted(self) -> bool:
         """Has this study ever been given to this coordinator?"""
         return (self / "declaration.json").is_file()
+
+    @property
+    def title(self) -> str:
+        """Its name and the first digits of its hash."""
+        declaration = Declaration.from_bytes((self / "declaration.json").read_bytes())
+        return f"{declaration.study.name} {self.path.name[:12]}"
 
     @property
     def run(self) -> int | None:

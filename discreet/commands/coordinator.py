@@ -281,10 +281,12 @@ def status(directory: Directory, json: Json = False) -> None:
             name: "connected" if (node := nodes.get(key)) and node.is_online else "not connected"
             for name, key in opened.sites().items()
         }  # fmt: skip
-        studies = {place.path.name: _progress(place) for place in opened.studies()}
+        places = opened.studies()
         if json:
-            print_json({"sites": sites, "studies": studies})
+            shown = {place.path.name: _progress(place) for place in places}
+            print_json({"sites": sites, "studies": shown})
             return
+        studies = {place.title: _progress(place) for place in places}
         print_table("Sites", sites or {"": "none yet"}, to=results)
         print_table("Studies", studies or {"": "none yet"}, to=results)
 

@@ -27,7 +27,10 @@ def test_why_one_has_ended_is_told_in_a_line_that_moves_no_terminal(tmp_path):
 
     keep_going([Service(failing)], tmp_path, stop, say)
     log = tmp_path / "failing.log"
-    assert said[0] == f"failing has ended (1); it is started again. {log} ends with: ?[31mno key"
+    assert (
+        said[0]
+        == f"failing has ended (exit code 1); it is started again. {log} ends with: ?[31mno key"
+    )
 
 
 def test_a_log_that_is_none_of_ours_is_not_read(tmp_path):
