@@ -13,11 +13,12 @@ from pathlib import Path
 from client.directory import SiteDirectory
 from client.processes import executor_process, supernode_process
 from client.worker.confinement import forbid_dumps
-from discreet.processes import Service, keep_going, stop_on_signals
+from discreet.processes import Service, keep_going
 from privacy.errors import DiscreetError
 from server.directory import CoordinatorDirectory
 from server.processes import gateway_process, superlink_process, supervisor_process
 from study.locks import hold
+from study.processes import stop_on_signals
 
 __all__ = ["command_of", "main"]
 

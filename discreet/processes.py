@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from study.notes import bound_log, last_line, open_log
-from study.processes import Process, environment_of
+from study.processes import Process, end, environment_of
 
-__all__ = ["Service", "keep_going", "stop_on_signals"]
+__all__ = ["Service", "keep_going"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _SETTLED = 30.0  # seconds that a process has to live, for its next death to be its first again
@@ -84,11 +84,7 @@ class Service:
     def stop(self) -> None:
         """Ask it to end, wait, and make an end of it."""
         if self._running is not None:
-            self._running.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._running.wait(self.ending)
-            self._running.kill()
-            self._running.wait()
+            end(self._running, self.ending)
             self._running = None
 
 
@@ -116,14 +112,6 @@ def keep_going(
 
 def _in_words(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {-code}"
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set, and SIGHUP, of a terminal that is closed."""
-    stop = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(each, lambda *_: stop.set())
-    return stop
 
 
 def _die_with_parent() -> None:

@@ -16,12 +16,12 @@ What a run ships is never unpacked: the installed ServerApp runs, and of the run
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -43,7 +43,7 @@ from server.directory import CoordinatorDirectory
 from server.superlink import Control
 from server.tasks import FAILED, Task
 from study.notes import note
-from study.processes import Process, environment_of
+from study.processes import Process, end, environment_of, stop_on_signals
 
 __all__ = ["Supervisor"]
 
@@ -251,11 +251,7 @@ class _Running:
     def stop(self) -> None:
         """End the process; it can be begun again."""
         if self._process is not None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOPPING)
-            self._process.kill()
-            self._process.wait()
+            end(self._process, _STOPPING)
             self._process = None
 
 
@@ -269,9 +265,7 @@ def _with_input(task: Task, client: RuntimeHttpClient) -> Task:
     study = (
         found.run.override_config["study"].string if "study" in found.run.override_config else ""
     )
-    return Task(
-        token=task.token, task=task.task, run=task.run, node=found.context.node_id, study=study or "unknown"
-    )  # fmt: skip
+    return replace(task, node=found.context.node_id, study=study or "unknown")
 
 
 def _finish(client: RuntimeHttpClient, status: str, details: str) -> bool:
@@ -287,12 +281,9 @@ def _finish(client: RuntimeHttpClient, status: str, details: str) -> bool:
 
 
 def main(directory: CoordinatorDirectory) -> None:
-    """Run the supervisor until SIGTERM or SIGINT."""
-    stop = threading.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: stop.set())
+    """Run the supervisor until a signal stops it."""
     os.umask(0o077)
-    Supervisor(directory, stop).run()
+    Supervisor(directory, stop_on_signals()).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes of a deployment, as values: what is started, where, and within which bounds. `discreet` runs them.
+"""Processes of a deployment, as values: what is started, where, and within which bounds. `discreet` keeps them going.
 
 site         flower-supernode -- executor -- worker                  (`client/`)
 coordinator  gateway -- flower-superlink -- supervisor -- ServerApp  (`server/`)
@@ -7,12 +7,16 @@ coordinator  gateway -- flower-superlink -- supervisor -- ServerApp  (`server/`)
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["FLOWER", "Process", "console_script", "environment_of"]
+__all__ = ["FLOWER", "Process", "console_script", "end", "environment_of", "stop_on_signals"]
 
 FLOWER: Mapping[str, str] = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -51,6 +55,23 @@ def environment_of(process: Process) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     home = {} if process.flower_home is None else {"FLWR_HOME": str(process.flower_home)}
     return {**inherited, **process.environment, **FLOWER, **home}
+
+
+def end(running: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask a process to end, wait for so long, and make an end of it."""
+    running.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        running.wait(seconds)
+    running.kill()
+    running.wait()
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, and SIGHUP, of a terminal that is closed."""
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, lambda *_: stop.set())
+    return stop
 
 
 def console_script(name: str) -> str:
