@@ -108,6 +108,7 @@ class Site:
 
     Arguments:
         ledger: the site's own. What it charged and never answered, when it last ran, is burnt now.
+        beside: of another process that answers for this site, and may be doing so right now: nothing is burnt.
         entropy: source of secret keys.
         policy: reads the standing rules of this moment, such as a `PolicyFile`; None: there are none, and
             whatever is approved is allowed, as in a simulation.
@@ -125,6 +126,7 @@ class Site:
         entropy: Entropy = system_entropy,
         policy: Callable[[], Policy] | None = None,
         allow_unsafe: bool = False,
+        beside: bool = False,
     ) -> None:
         self.problems: list[str] = []
         self._ledger = ledger
@@ -134,7 +136,8 @@ class Site:
         self._considered: dict[str, Guarantee] = {}
         self._approved: dict[str, _Approved] = {}
         self._lock = threading.Lock()
-        ledger.burn_pending()
+        if not beside:
+            ledger.burn_pending()
 
     def approve(
         self,

@@ -98,27 +98,23 @@ def approve(
     )
     path, content = _file_of(directory, approval), approval.to_bytes()
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    ledger = _BesideTheWorker(directory / "ledger.sqlite", read_key(directory / "site.key"))
+    ledger = Ledger(directory / "ledger.sqlite", read_key(directory / "site.key"))
     try:
-        _take_part(approved_site(directory, ledger), directory, approval)
+        _take_part(approved_site(directory, ledger, beside=True), directory, approval)
     finally:
         ledger.close()
     write_whole(path, content)
     return approval
 
 
-class _BesideTheWorker(Ledger):
-    """The ledger in a process that answers nothing: what is pending there, the worker may be answering right now."""
+def approved_site(directory: SiteDirectory, ledger: Ledger, *, beside: bool = False) -> Site:
+    """The site of a directory, with its policy, if it has one; it takes part in nothing yet.
 
-    def burn_pending(self) -> int:
-        """Nothing is burnt."""
-        return 0
-
-
-def approved_site(directory: SiteDirectory, ledger: Ledger) -> Site:
-    """The site of a directory, with its policy, if it has one; it takes part in nothing yet."""
+    Arguments:
+        beside: of the worker, which may be answering right now.
+    """
     policy = directory / "policy.toml"
-    return Site(ledger, policy=PolicyFile(policy) if policy.exists() else None)
+    return Site(ledger, policy=PolicyFile(policy) if policy.exists() else None, beside=beside)
 
 
 def pinned_roster(directory: SiteDirectory) -> Roster | None:

@@ -121,7 +121,8 @@ class Trips:
         asking.run(self._way.waits.trip)
         replies = {name: asking.heard[name] for name in contents}
         if self._on_message is not None:
-            self._trace(contents, replies, index, trip)
+            for name, reply in replies.items():
+                self._on_message(_traced(index, trip, name, contents[name], reply))
         return replies
 
     def wait_until_ready(self, study: str, *, least: int, index: int) -> None:
@@ -156,24 +157,11 @@ class Trips:
         )
 
     def _signed(self, name: str, content: bytes, nonce: bytes) -> bytes:
-        if self._way.key is None or name not in self._identities:
+        if self._way.key is None:
             return content
         return signed_instruction(
             content, to=self._identities[name], key=self._way.key, nonce=nonce
         )
-
-    def _trace(
-        self, contents: Mapping[str, bytes], replies: Mapping[str, Heard], index: int, trip: str
-    ) -> None:
-        for name, reply in replies.items():
-            self._on_message(  # type: ignore[misc]  # `ask` has looked
-                {
-                    "query": index, "trip": trip, "site": name,
-                    "sent": kind_of(contents[name]), "sent_bytes": len(contents[name]),
-                    "received": kind_of(reply.content), "received_bytes": len(reply.content),
-                    "problem": reply.problem,
-                }
-            )  # fmt: skip
 
 
 class _Trip:
@@ -343,6 +331,14 @@ class _Trip:
     def _late(self, name: str) -> Heard:
         hint = self._hints.get(name)
         return Heard(problem="it did not answer in time" + (f": {hint}" if hint else ""))
+
+
+def _traced(index: int, trip: str, site: str, content: bytes, reply: Heard) -> dict[str, Any]:
+    """A message and its reply, as a line of a trace."""
+    return {
+        "query": index, "trip": trip, "site": site, "sent": kind_of(content), "sent_bytes": len(content),
+        "received": kind_of(reply.content), "received_bytes": len(reply.content), "problem": reply.problem,
+    }  # fmt: skip
 
 
 def _waiting_for(least: int, sites: Sized, what: str, others: str) -> str:
