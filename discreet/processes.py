@@ -45,6 +45,11 @@ class Service:
     _due: float = 0.0
     _pause: float = _SHORTEST_PAUSE
 
+    @property
+    def pid(self) -> int | None:
+        """Of its process, while there is one."""
+        return None if self._running is None else self._running.pid
+
     def tend(self, logs: Path, say: Callable[[str], None]) -> None:
         """Start it if it does not run and its pause is over."""
         now = time.monotonic()
