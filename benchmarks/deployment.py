@@ -43,6 +43,7 @@ from echoes.common import MB, SMALL, STARTING, WAITS, FailedError, say, stopped 
 from echoes.memory import COORDINATOR_PARTS, FLOWER_PARTS, SITE_PARTS, Memory  # noqa: E402
 from echoes.ours import Ours, be_executor, be_worker  # noqa: E402
 from echoes.stock import Stock  # noqa: E402
+from tables import goals_table, lines_of  # noqa: E402
 
 # What is measured
 
@@ -119,14 +120,6 @@ def measure_study(sites, rounds):
 # What is printed
 
 
-def lines_of(heads, rows):
-    """A table in Markdown."""
-    return "\n".join(
-        [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        + [f"| {' | '.join(row)} |" for row in rows]
-    )
-
-
 def middle(values):
     """The median; None of what was not measured."""
     return statistics.median(values) if values and not isinstance(values, str) else None
@@ -200,16 +193,17 @@ def goals(sites, found, study, site):
     echo, flower = middle(found["Discreet"]), middle(found["Flower"])
     memory = site.get("together")
     checks = [
-        (f"a trip to {sites} sites, s", echo, 2.5),
-        (f"a trip of a masked study of {sites} sites, s", middle(study), 2.5),
-        ("the same as a part of Flower's", echo / flower if echo and flower else None, 1 / 3),
-        ("a site's processes together, MB of PSS", memory / MB if memory else None, 300),
+        (f"a trip to {sites} sites, s", echo, "at most", 2.5),
+        (f"a trip of a masked study of {sites} sites, s", middle(study), "at most", 2.5),
+        (
+            "the same as a part of Flower's",
+            echo / flower if echo and flower else None,
+            "at most",
+            1 / 3,
+        ),
+        ("a site's processes together, MB of PSS", memory / MB if memory else None, "at most", 300),
     ]
-    rows = []
-    for name, value, goal in checks:
-        verdict = "not measured" if value is None else "met" if value <= goal else "**missed**"
-        rows.append([name, f"at most {goal:.3g}", "" if value is None else f"{value:.4g}", verdict])
-    return lines_of(["", "goal", "measured", ""], rows)
+    return goals_table(checks)
 
 
 def main():
