@@ -161,13 +161,19 @@ class Supervisor:
                 control.register_node(key)
 
     def _start_lost_runs(self, control: Control) -> None:
-        """A study that has begun, is not over, and whose run SuperLink has given up: as a new run, where it was."""
+        """A study that has begun, is not over, and whose run SuperLink has given up: as a new run, where it was.
+
+        One that nobody runs, and that is to stop, is over.
+        """
         running = {each.task.run for each in self._running.values()}
         for place in self._directory.studies():
             run = place.run
-            if run is None or run in running or place.outcome is not None:
+            if run in running or place.outcome is not None:
                 continue
-            if control.run_status(run).is_finished:
+            lost = run is None or control.run_status(run).is_finished
+            if lost and place.is_to_stop:
+                place.conclude(_STOPPED)
+            elif lost and run is not None:
                 study = place.path.name
                 started = control.start_run(study)
                 place.begin(started)

@@ -370,6 +370,8 @@ def _progress(place: StudyDirectory) -> str:
     if outcome is not None:
         failed = outcome.get("failed")
         return f"failed: {failed}" if failed else f"released in {place / 'release'}"
+    if place.is_to_stop:
+        return "stops"
     if place.run is None:
         return "submitted"
     waiting = f". {place.waiting}" if place.waiting else ""

@@ -51,6 +51,15 @@ def test_a_study_that_waits_can_be_stopped(federation):
     discreet("coordinator", "stop", federation.coordinator, "0000", code=2)
 
 
+def test_one_that_has_not_begun_can_be_stopped_too(federation):
+    federation.declare("hospital-1")
+    federation.submit()
+    assert status_of(federation) == "submitted"
+    discreet("coordinator", "stop", federation.coordinator, federation.study)
+    assert status_of(federation).startswith(("stops", "failed"))
+    assert "stopped" in wait_for(federation.outcome, "the end of the study")["failed"]
+
+
 def test_what_keeps_its_process_from_running_is_shown_and_can_be_mended(federation):
     key = federation.coordinator / "coordinator.key"
     content = key.read_bytes()
