@@ -93,7 +93,8 @@ def measure_echoes(sizes, trips, megabytes):
 
 def measure_study(sites, rounds):
     """Seconds a trip of every query but the first, and the memory of a site and of the coordinator."""
-    from deployment import Deployment, wait_for
+    from deployment import Deployment
+    from machine import wait_for
 
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))

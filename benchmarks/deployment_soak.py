@@ -27,7 +27,8 @@ from pathlib import Path
 sys.path = [each for each in sys.path if Path(each).resolve() != Path(__file__).parent]
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from deployment import Deployment, discreet, wait_for  # noqa: E402
+from deployment import Deployment, discreet  # noqa: E402
+from machine import wait_for  # noqa: E402
 
 PROCESSES = [
     ("hospital-2", "worker"), ("hospital-2", "executor"), ("hospital-2", "supernode"), ("hospital-2", "site"),

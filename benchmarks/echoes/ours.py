@@ -46,7 +46,7 @@ class Ours:
 
     def start(self):
         """The coordinator's side, up to a run whose token is ours."""
-        from deployment import wait_for
+        from machine import wait_for
 
         from server.processes import gateway_process, superlink_process
         from server.superlink import Control
@@ -110,7 +110,7 @@ class Ours:
 
     def have(self, sites):
         """So many sites are there."""
-        from deployment import wait_for
+        from machine import wait_for
 
         from client.directory import SiteDirectory
         from client.processes import executor_process, supernode_process

@@ -103,7 +103,7 @@ class Stock:
     name = "Flower"
 
     def __init__(self, root):
-        from deployment import free_ports
+        from machine import free_ports
 
         self.root, self.cases = root, root / "cases"
         self.app = root / "echo"
@@ -143,7 +143,7 @@ class Stock:
 
     def start(self):
         """SuperLink. The app is run once there is a node."""
-        from deployment import wait_for
+        from machine import wait_for
 
         command = ("flower-superlink", "--insecure", "--port", str(self.port))
         self.services.append(launched(self.process("superlink", *command), self.root / "logs"))
@@ -175,7 +175,7 @@ class Stock:
 
     def have(self, sites):
         """So many sites are there."""
-        from deployment import free_ports, wait_for
+        from machine import free_ports, wait_for
 
         while len(self.nodes) < sites:
             name, (port,) = f"node-{len(self.nodes) + 1}", free_ports(1)
@@ -209,7 +209,7 @@ class Stock:
 
     def trip(self, sites, size):
         """Seconds of one trip. Raises FailedError."""
-        from deployment import wait_for
+        from machine import wait_for
 
         self.tell({"sites": sites, "size": size, "limit": LIMIT})
         path = self.cases / f"{self.asked}.outcome"

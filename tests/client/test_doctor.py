@@ -7,6 +7,7 @@ import pytest
 from fleet_api import FleetApi, certificates
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from ledgers import key_of
+from machine import free_ports
 from masking import roster_of
 from site_directories import DATA_SET, declaration_of, furnished, site_directory
 
@@ -23,12 +24,6 @@ from study.roster import SignedRoster
 POLICY = Policy(studies=Studies(purpose=False))
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def pin(place, *names):
     signed = SignedRoster(roster=roster_of(*names), signatures={}).signed_by(key_of("federation"))
     (place / "roster.json").write_bytes(signed.to_bytes())
@@ -43,7 +38,7 @@ def fleet(tmp_path):
 @pytest.fixture
 def place(tmp_path, fleet):
     """A site with which nothing is wrong."""
-    directory = site_directory(tmp_path / "site", port=free_port(), coordinator=fleet.address)
+    directory = site_directory(tmp_path / "site", port=free_ports(1)[0], coordinator=fleet.address)
     furnished(directory)
     create_node_key(directory)
     fleet.keys.add(public_key_to_bytes(read_node_key(directory).public_key()))

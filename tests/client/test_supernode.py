@@ -12,6 +12,7 @@ import pytest
 from fleet_api import FleetApi, certificates
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.task_identity import TaskIdentity
+from machine import free_ports
 from runtime_api import NODE, instruction
 from site_directories import site_directory
 
@@ -39,19 +40,11 @@ def identity(monkeypatch):
 
 def site_of(path, fleet, *, known=True):
     """A site whose coordinator that is, and who is known to it."""
-    place = site_directory(path, coordinator=fleet.address, port=_free_port())
+    place = site_directory(path, coordinator=fleet.address, port=free_ports(1)[0])
     create_node_key(place)
     if known:
         fleet.keys.add(public_key_to_bytes(read_node_key(place).public_key()))
     return place
-
-
-def _free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from deployment import Deployment, discreet, free_ports, wait_for
+from deployment import Deployment, discreet
 from flower_cli import flwr_run
 from hostile import AGENT, hostile_fab, start_run, stock_flower
 from hostile_parties import (
@@ -26,6 +26,7 @@ from hostile_parties import (
     unpacked,
     unsigned,
 )
+from machine import free_ports, wait_for
 
 from server.directory import CoordinatorDirectory
 from study.keyfiles import create_key

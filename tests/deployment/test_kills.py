@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from deployment import Deployment, discreet, wait_for
+from deployment import Deployment, discreet
+from machine import wait_for
 
 COMPONENTS = [
     ("hospital-2", "worker"), ("hospital-3", "executor"), ("hospital-4", "supernode"), ("coordinator", "study"),

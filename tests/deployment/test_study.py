@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 from database import bytes_of, contains, find_vector
-from deployment import Deployment, discreet, wait_for
+from deployment import Deployment, discreet
 from flower_cli import flwr_run
+from machine import wait_for
 from relay import Relay, records_of_tls
 
 from client.answers import units_of

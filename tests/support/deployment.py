@@ -12,14 +12,13 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from machine import free_ports, wait_for
 from sklearn.datasets import load_breast_cancer
 from typer.testing import CliRunner
 
@@ -74,33 +73,11 @@ maximum_records = 20000
 """
 
 
-def free_ports(count):
-    """Ports that nobody listens on at this moment."""
-    with ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            one = stack.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            found.append(one.getsockname()[1])
-        return found
-
-
 def discreet(*arguments, code=0):
     """Run a command to its end, in this process, as most of a command's time is its start; its standard output."""
     found = CliRunner().invoke(app, [str(each) for each in arguments])
     assert found.exit_code == code, f"discreet {arguments}:\n{found.output}\n{found.exception!r}"
     return found.stdout
-
-
-def wait_for(found, what, *, limit=120.0):
-    """What `found` gives, once it gives anything; fails after `limit` seconds."""
-    end = time.monotonic() + limit
-    while True:
-        result = found()
-        if result:
-            return result
-        assert time.monotonic() < end, f"waited {limit:.0f} s for {what}"
-        time.sleep(0.05)
 
 
 @dataclass

@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -61,6 +60,7 @@ from flwr.supercore.interceptors.http.superexec_auth import SuperExecAuthHttpInt
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
+from machine import free_ports, wait_for
 
 from server.authority import create_authority
 from server.directory import CoordinatorDirectory, Limits, Network, Settings, settings_text
@@ -85,22 +85,9 @@ RESPONSES = {
 }
 
 
-def until(condition, *, seconds=SECONDS, pause=0.02):
+def until(condition):
     """Wait until a condition holds; what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{condition} did not come to hold in {seconds} s"
-        time.sleep(pause)
-    return value
-
-
-def free_ports(count):
-    """Ports of the loopback that nobody uses now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    return wait_for(condition, condition, limit=SECONDS)
 
 
 def make_directory(path, **limits):

@@ -7,7 +7,7 @@ import time
 
 import httpx
 import pytest
-from fleet import Coordinator, Fleet, asks, until
+from fleet import Fleet, asks, until
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 
@@ -19,13 +19,6 @@ from study.processes import environment_of
 def fleet(tmp_path_factory):
     with Fleet(tmp_path_factory.mktemp("processes")) as started:  # polls are held for 20 s
         yield started
-
-
-@pytest.fixture(scope="module")
-def coordinator(fleet):
-    made = Coordinator(fleet.directory)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
