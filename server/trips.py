@@ -31,10 +31,9 @@ from study.roster import Roster
 __all__ = ["Trips", "Waits", "Way"]
 
 _MOST_DOUBLINGS = 6
-_READY, _LONGEST_READY = (
-    30.0,
-    300.0,
-)  # seconds that a site has to say whether it is ready, and between two questions
+_HASTY = 2.0  # seconds within which sites that are ready mostly have said so
+_LONGEST_READY = 300.0  # between two questions whether a site is
+_AWAY = "it is not connected"
 _SLOWEST = 1_000_000  # bytes a second: a large instruction is given the time to arrive before it is sent anew
 
 
@@ -118,7 +117,7 @@ class Trips:
         contents = {name: contents[name] for name in self.names if name in contents}
         asking = self._trip(self._journal, contents, index)
         asking.wait_for(least)
-        asking.run(self._way.waits.trip)
+        asking.run()
         replies = {name: asking.heard[name] for name in contents}
         if self._on_message is not None:
             for name, reply in replies.items():
@@ -131,20 +130,9 @@ class Trips:
         Arguments:
             study: its hash. index: of the query that is asked next.
         """
-        pause = self._way.waits.ready
-        while pause:
+        if self._way.waits.ready:
             contents = dict.fromkeys(self.names, readiness_question(study))
-            asking = self._trip(Journal(None), contents, index)
-            asking.wait_for(least)
-            asking.run(min(_READY, self._way.waits.trip), enough=least)
-            why = {name: asking.heard[name].problem for name in self.names if name in asking.heard}
-            if list(why.values()).count(None) >= least:
-                break
-            others = "; ".join(f"{name}: {each}" for name, each in why.items() if each)
-            self._way.waiting(_waiting_for(least, self.names, "ready", others))
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_READY)
-        self._way.waiting("")
+            self._trip(Journal(None), contents, index).run_until_ready(least)
 
     def _trip(self, journal: Journal, contents: Mapping[str, bytes], index: int) -> _Trip:
         fresh = {name: secrets.token_bytes(NONCE_BYTES) for name in contents}
@@ -177,7 +165,8 @@ class _Trip:
         self._due = dict.fromkeys(contents, 0.0)  # when a site is asked next
         self._times = dict.fromkeys(contents, 0)
         self._asked: dict[str, Pushed] = {}  # by message id
-        self._hints: dict[str, str] = {}  # what was said in a site's name, and not by its key
+        self._hints: dict[str, str] = {}  # what is known of a site that has not answered
+        self._patient = False  # nobody is given up
 
     @property
     def heard(self) -> Mapping[str, Heard]:
@@ -206,23 +195,43 @@ class _Trip:
             self._way.waiting("")
         self._began = time.monotonic()
 
-    def run(self, seconds: float, *, enough: int | None = None) -> None:
-        """Push; pull until all have replied, or so many have sent content, or the time is over."""
+    def run(self) -> None:
+        """Push; pull until all have replied or the deadline has passed."""
         unheard = [each for each in self._journal.pushed if each.site in self._waiting]
         self._push([each for each in unheard if each.run == self._grid.run.run_id])
-        while not self._is_over(enough):
-            self._push(self._messages_due())
-            self._hear(self._grid.pull_messages(sorted(self._asked)))
-            if self._is_over(enough):
-                break
-            if self._elapsed() >= seconds:
+        while self._waiting:
+            self._exchange()
+            if self._waiting and self._elapsed() >= self._way.waits.trip:
                 self._journal.hear({name: self._late(name) for name in self._waiting})
-            else:
+            elif self._waiting:
                 time.sleep(self._way.waits.poll)
 
-    def _is_over(self, enough: int | None) -> bool:
-        contents = sum(each.problem is None for each in self.heard.values())
-        return not self._waiting or (enough is not None and contents >= enough)
+    def run_until_ready(self, least: int) -> None:
+        """Push; pull until so many sites have said that they are ready, for as long as it takes, and say for whom.
+
+        Whoever refuses is asked again, with the same bytes, later and later; a yes counts whenever it comes.
+        """
+        self._patient, said = True, ""
+        while len(self.heard) < least:
+            self._exchange()
+            if len(self.heard) >= least:
+                break
+            what = _waiting_for(least, self._contents, "ready", self._reasons())
+            if what != said and self._elapsed() >= _HASTY:
+                self._way.waiting(what)
+                said = what
+            time.sleep(self._way.waits.poll)
+        self._way.waiting("")
+
+    def _exchange(self) -> None:
+        self._push(self._messages_due())
+        self._hear(self._grid.pull_messages(sorted(self._asked)))
+
+    def _reasons(self) -> str:
+        """What keeps every site that has not answered, as far as is known."""
+        return "; ".join(
+            f"{name}: {self._hints.get(name, 'it has not answered yet')}" for name in self._waiting
+        )
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -260,11 +269,15 @@ class _Trip:
                     f"SuperLink did not take the message to {each.site}; it is sent again later"
                 )
             moving = len(self._contents[each.site]) // _SLOWEST
-            pause = (self._way.waits.again + moving) * 2 ** min(
-                self._times[each.site], _MOST_DOUBLINGS
-            )
+            if self._hints.get(each.site) == _AWAY:
+                del self._hints[each.site]
+            self._later(each.site, self._way.waits.again + moving)
             self._times[each.site] += 1
-            self._due[each.site] = self._elapsed() + pause
+
+    def _later(self, name: str, pause: float) -> None:
+        """When to ask a site again: the more often it was asked, the later."""
+        pause *= 2 ** min(self._times[name], _MOST_DOUBLINGS)
+        self._due[name] = self._elapsed() + (min(pause, _LONGEST_READY) if self._patient else pause)
 
     def _hear(self, messages: Iterable[Message]) -> None:
         """Take replies: of the very node that was asked, signed by the very site, and only the first."""
@@ -280,7 +293,10 @@ class _Trip:
             elif message.metadata.src_node_id == asked.node:
                 del self._asked[message.metadata.reply_to_message_id]
                 found = self._opened(asked.site, message)
-                if found is not None:
+                if found is not None and found.problem and self._patient:
+                    self._hints[asked.site] = found.problem
+                    self._later(asked.site, self._way.waits.ready / 2)  # it was asked once already
+                elif found is not None:
                     heard[asked.site] = found
         if heard:
             self._journal.hear(heard)
@@ -289,7 +305,9 @@ class _Trip:
         """Flower does not reach these: for a while they are looked for again every second."""
         gone = {}
         for name in names:
-            if self._elapsed() >= self._way.waits.unreachable:
+            if self._patient:
+                self._hint(name, _AWAY)
+            elif self._elapsed() >= self._way.waits.unreachable:
                 gone[name] = Heard(problem="it could not be reached")
             else:
                 self._due[name] = self._elapsed() + min(1.0, self._way.waits.again)

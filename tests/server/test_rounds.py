@@ -217,6 +217,35 @@ def test_sites_are_asked_whether_they_are_ready_first_and_after_a_query_that_was
     assert asked == 3 * [0] + 3 * [2]
 
 
+def test_a_query_that_is_under_way_is_gone_on_with_whoever_is_ready(make_federation):
+    """Its sites have paid for it; one that would not begin it now has none of it to begin."""
+
+    class KilledError(BaseException):
+        pass
+
+    federation = make_federation()
+    nodes = {name: node for node, name in federation.names.items()}
+    options = {
+        "way": trips.Way(nodes=lambda: nodes, waits=trips.Waits(ready=5.0)),
+        "journal": federation.directory.with_name("open"),
+    }
+    asked = []
+
+    def dead_in_the_midst(messages):
+        asked.extend(study_in_question(content_of(each)) for each in relay.pushed[-1])
+        if asked[-1] is None:
+            raise KilledError
+        return messages
+
+    relay = Relay(federation.grid(), dead_in_the_midst)
+    with pytest.raises(KilledError):
+        federation.run(relay, **options)
+    again = Relay(federation.grid(), lambda replies: replies)
+    federation.run(again, **options)
+    contents = [content_of(each) for messages in again.pushed for each in messages]
+    assert [each for each in contents if study_in_question(each)] == []
+
+
 def test_without_a_spare_left_the_run_ends_and_its_checkpoint_stays(make_federation):
     federation = make_federation(training={"spare_rounds": 1})
     with pytest.raises(RoundAbandonedError, match="Round 2 of 3 was abandoned and no spare") as e:

@@ -213,8 +213,37 @@ def test_too_few_that_are_ready_are_waited_for_with_the_reason_of_the_others(clo
 def test_a_site_that_is_silent_is_waited_for_too(clock):
     said = []
     wait_until_ready(lambda each: honest(each) if clock.now > 50 else None, said=said)
-    assert "north: it did not answer in time" in said[0]
-    assert 50 < clock.now < 100
+    assert "north: it has not answered yet" in said[0]
+    assert 50 < clock.now < 51, "whenever the answer comes"
+
+
+def test_sites_that_need_long_to_say_that_they_are_ready_are_ready(clock):
+    """One that computes for another study answers when it is done; the first question is answered like any later one."""
+    said = []
+
+    def answer(message):
+        slow = 400.0 * (1 + NAMES.index(name_of(message)))
+        return honest(message) if clock.now - (message.metadata.created_at - 1e9) >= slow else None
+
+    wait_until_ready(answer, said=said, least=3)
+    assert 1200 <= clock.now < 1201
+
+
+def test_a_site_that_is_away_is_said_to_be_and_asked_as_soon_as_it_is_there(clock):
+    said = []
+
+    def nodes():
+        return {name: NODES[name] for name in NAMES if name != "west" or clock.now > 3600}
+
+    wait_until_ready(
+        lambda each: refusing(each) if name_of(each) == "south" else honest(each),
+        said=said,
+        nodes=nodes,
+    )
+    assert said[0].endswith(
+        "ready; south: the site has not approved this study; west: it is not connected"
+    )
+    assert 3600 < clock.now < 3602
 
 
 def test_readiness_leaves_nothing_in_the_journal(tmp_path):
