@@ -11,15 +11,18 @@ outcome.json  release/           how it has ended, and with what
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from privacy.errors import DiscreetError
 from study.declaration import Declaration
-from study.files import write_whole
+from study.files import read_whole, write_whole
 
 __all__ = ["StudyDirectory"]
 
@@ -40,9 +43,12 @@ class StudyDirectory:
 
     @property
     def title(self) -> str:
-        """Its name and the first digits of its hash."""
-        declaration = Declaration.from_bytes((self / "declaration.json").read_bytes())
-        return f"{declaration.study.name} {self.path.name[:12]}"
+        """Its name, where it can be read, and the first digits of its hash."""
+        name = ""
+        with suppress(DiscreetError):  # as of an older version, say
+            declaration = Declaration.from_bytes(read_whole(self / "declaration.json"))
+            name = f"{declaration.study.name} "
+        return name + self.path.name[:12]
 
     @property
     def run(self) -> int | None:
@@ -92,8 +98,23 @@ class StudyDirectory:
         path = self / "outcome.json"
         return dict(json.loads(path.read_bytes())) if path.exists() else None
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process a study: another one, such as one that has outlived its supervisor, comes to its end first."""
+        with (self / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def conclude(self, outcome: Mapping[str, Any]) -> None:
-        """It is over. What its noise came from, with trust `server`, is forgotten."""
+        """It is over; for whoever is `alone` to say. What its noise came from, with trust `server`, is forgotten."""
         write_whole(self / "outcome.json", json.dumps(outcome).encode())
         (self / "secret").unlink(missing_ok=True)
         self.wait("")
+
+    def give_up(self, outcome: Mapping[str, Any]) -> None:
+        """It is over without a release, unless it has come to an end of its own."""
+        with self.alone():
+            if self.outcome is None:
+                for each in ("release", "release.partial"):
+                    shutil.rmtree(self / each, ignore_errors=True)
+                self.conclude(outcome)

@@ -8,7 +8,6 @@ query that was under way from the journal (`server/journal.py`). The supervisor 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -16,8 +15,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +52,7 @@ _LOOPBACK = "127.0.0.1"
 def main(directory: CoordinatorDirectory, task: Task) -> int:
     """Run the study of this task to its end; the exit code."""
     place = directory.study(task.study)
-    with _alone(place):
+    with place.alone():
         if place.outcome is not None:
             return 0
         _die_with_the_supervisor()
@@ -162,14 +160,6 @@ def _released(release: Release, place: StudyDirectory) -> dict[str, Any]:
 def _tell(write: Callable[[str], Any], flush: Callable[[], None], line: Mapping[str, Any]) -> None:
     write(json.dumps(line) + "\n")
     flush()
-
-
-@contextmanager
-def _alone(place: StudyDirectory) -> Iterator[None]:
-    """One process a study: an earlier one that has outlived its supervisor comes to its end first."""
-    with (place / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _die_with_the_supervisor() -> None:

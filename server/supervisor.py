@@ -20,7 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Supervisor:
         self._directory, self._stop = directory, stop
         self._tasks = directory / "tasks"
         self._running: dict[int, _Running] = {}
+        self._said = ""
         self._client = self._connected(
             SuperExecAuthHttpInterceptor(
                 master_secret=(directory / "superexec.secret").read_bytes(),
@@ -82,21 +84,39 @@ class Supervisor:
         """Work until told to stop."""
         self._tasks.mkdir(exist_ok=True, mode=0o700)
         for path in sorted(self._tasks.glob("*.json")):
-            self._take(Task.read(path))
+            with self._others_go_on(path.name):
+                self._take(Task.read(path))
         looked = 0.0
         while not self._stop.wait(_POLL):
-            with suppress(httpx.HTTPError):  # SuperLink is away; it comes back with its database
+            # SuperLink may be away; it comes back with its database.
+            with self._others_go_on("taking a task"), suppress(httpx.HTTPError):
                 self._acquire()
             for each in list(self._running.values()):
-                if each.tend():
-                    self._drop(each.task)
+                with self._others_go_on(f"run {each.task.run}"):
+                    if each.tend():
+                        self._drop(each.task)
             if time.monotonic() - looked > _LOOK:
                 looked = time.monotonic()
-                with suppress(DiscreetError), Control(self._directory) as control:
+                with (
+                    self._others_go_on("looking for lost runs"),
+                    suppress(DiscreetError),
+                    Control(self._directory) as control,
+                ):
                     self._register_nodes(control)
                     self._start_lost_runs(control)
         for each in self._running.values():
             each.stop()
+
+    @contextmanager
+    def _others_go_on(self, what: str) -> Iterator[None]:
+        """A disk that is full, a directory that is somebody else's: no reason to end the other studies. Said once."""
+        try:
+            yield
+        except OSError as error:
+            said = f"{what} is tried again: {error.strerror}: {error.filename}"
+            if said != self._said:
+                note(said)
+            self._said = said
 
     def _connected(self, interceptor: object) -> RuntimeHttpClient:
         port = self._directory.settings().network.superlink_port
@@ -172,7 +192,7 @@ class Supervisor:
                 continue
             lost = run is None or control.run_status(run).is_finished
             if lost and place.is_to_stop:
-                place.conclude(_STOPPED)
+                place.give_up(_STOPPED)
             elif lost and run is not None:
                 study = place.path.name
                 started = control.start_run(study)
@@ -225,8 +245,8 @@ class _Running:
         """Somebody has asked for it. A study that has come to its own end in the meantime keeps that."""
         self.stop()
         if self._study.outcome is None:
-            self._study.conclude(_STOPPED)
-        note(f"run {self.task.run}: stopped, as was asked")
+            self._study.give_up(_STOPPED)
+            note(f"run {self.task.run}: stopped, as was asked")
         return _finish(self._client, "failed", "stopped")
 
     def _beat(self) -> bool:

@@ -37,6 +37,7 @@ app = typer.Typer(
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's directory.")]
 _LOOK = 0.3
+_DIGITS = 8  # of a hash, at least, to end a study by
 
 
 @app.command()
@@ -238,7 +239,7 @@ def run(
 def stop(
     directory: Directory,
     study: Annotated[
-        str, typer.Argument(metavar="HASH", help="The study; its first digits are enough.")
+        str, typer.Argument(metavar="HASH", help="The study; its first eight digits are enough.")
     ],
     json: Json = False,
 ) -> None:
@@ -246,23 +247,24 @@ def stop(
 
     What its sites have charged stays charged. What it has not asked is theirs again as soon as they close it.
 
-    Example: discreet coordinator stop coordinator 3f2a91
+    Example: discreet coordinator stop coordinator 3f2a91c0
     """
     with errors_explained():
-        places = {place.path.name: place for place in _opened(directory).studies()}
-        found = [name for name in places if name.startswith(study)]
+        if len(study) < _DIGITS:
+            raise UserError(f"Expected {_DIGITS} digits of the study's hash, found {len(study)}")
+        found = [each for each in _opened(directory).studies() if each.path.name.startswith(study)]
         if len(found) != 1:
             said = "There is no study" if not found else "There are several studies"
             raise UserError(
                 f"{said} {study}", hint=f"discreet coordinator status {directory} shows them"
             )
-        place = places[found[0]]
+        (place,) = found
         if place.outcome is not None:
-            raise UserError(f"Study {found[0][:12]} is over: {_progress(place)}")
+            raise UserError(f"{place.title} is over: {_progress(place)}")
         place.stop()
-        say(f"Study {found[0][:12]} ends, if the coordinator is running, else when it is started.")
+        say(f"{place.title} ends, if the coordinator is running, else when it is started.")
         if json:
-            print_json({"study": found[0]})
+            print_json({"study": place.path.name})
 
 
 @app.command()
@@ -275,20 +277,21 @@ def status(directory: Directory, json: Json = False) -> None:
 
     with errors_explained():
         opened = _opened(directory)
+        places = opened.studies()
+        if not json:  # which can be said whether SuperLink answers or not
+            studies = {place.title: _progress(place) for place in places}
+            print_table("Studies", studies or {"": "none yet"}, to=results)
         with Control(opened) as control:
             nodes = control.nodes()
         sites = {
             name: "connected" if (node := nodes.get(key)) and node.is_online else "not connected"
             for name, key in opened.sites().items()
         }  # fmt: skip
-        places = opened.studies()
         if json:
             shown = {place.path.name: _progress(place) for place in places}
             print_json({"sites": sites, "studies": shown})
-            return
-        studies = {place.title: _progress(place) for place in places}
-        print_table("Sites", sites or {"": "none yet"}, to=results)
-        print_table("Studies", studies or {"": "none yet"}, to=results)
+        else:
+            print_table("Sites", sites or {"": "none yet"}, to=results)
 
 
 def _opened(directory: Path) -> CoordinatorDirectory:

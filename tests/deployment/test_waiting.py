@@ -28,10 +28,8 @@ def entries(federation, name):
 def test_a_site_that_has_not_approved_is_waited_for_and_nobody_pays(federation):
     federation.declare("hospital-1", "hospital-3")
     federation.begin()
-    waits = wait_for(lambda: "Waiting" in (said := status_of(federation)) and said, "the waiting")
-    assert waits == (
-        "round 0. Waiting until 3 of 3 sites are ready; hospital-2: the site has not approved this study"
-    )
+    waits = "round 0. Waiting until 3 of 3 sites are ready; hospital-2: the site has not approved this study"
+    wait_for(lambda: status_of(federation) == waits, "the waiting")
     for name in ("hospital-1", "hospital-3"):
         assert entries(federation, name)[federation.study]["charged"] == 0
     federation.approve("hospital-2")
@@ -49,7 +47,8 @@ def test_a_study_that_waits_can_be_stopped(federation):
     assert "failed: it was stopped" in status_of(federation)
     wait_for(lambda: federation.process("coordinator", "study") is None, "the end of its process")
     discreet("coordinator", "stop", federation.coordinator, federation.study[:12], code=2)
-    discreet("coordinator", "stop", federation.coordinator, "0000", code=2)
+    for wrong in ("", federation.study[:7], "00000000"):
+        discreet("coordinator", "stop", federation.coordinator, wrong, code=2)
 
 
 def test_one_that_has_not_begun_can_be_stopped_too(federation):
