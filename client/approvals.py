@@ -29,7 +29,15 @@ from study.keyfiles import read_key
 from study.notes import note, note_error
 from study.roster import Roster, SignedRoster
 
-__all__ = ["Approval", "Studies", "approve", "approved_site", "pinned_roster", "read_approval"]
+__all__ = [
+    "Approval",
+    "Studies",
+    "approve",
+    "approved_site",
+    "pinned_roster",
+    "read_approval",
+    "take_part",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +108,10 @@ def approve(
     path.parent.mkdir(mode=0o700, exist_ok=True)
     ledger = Ledger(directory / "ledger.sqlite", read_key(directory / "site.key"))
     try:
-        _take_part(approved_site(directory, ledger, beside=True), directory, approval)
+        take_part(approved_site(directory, ledger, beside=True), directory, approval)
     finally:
         ledger.close()
-    write_whole(path, content)
+    write_whole(path, content, follow=False)
     return approval
 
 
@@ -135,7 +143,8 @@ def _file_of(directory: SiteDirectory, approval: Approval) -> Path:
     return directory / "studies" / f"{approval.declaration.hash}.json"
 
 
-def _take_part(site: Site, directory: SiteDirectory, approval: Approval) -> None:
+def take_part(site: Site, directory: SiteDirectory, approval: Approval) -> None:
+    """Bring a study and its records to a site. Raises DiscreetError, as `client.answers.Site.approve`."""
     roster = pinned_roster(directory) if approval.declaration.roster is not None else None
     site.approve(
         approval.declaration, approval.records(), data_set=approval.data_set, roster=roster
@@ -170,7 +179,7 @@ class Studies:
                 stamps[approval.data] = _stamp(approval.data)
             account = self._ledger.state.studies.get(approval.declaration.hash)
             if account is None or not account.closed:
-                _take_part(self._site, self._directory, approval)
+                take_part(self._site, self._directory, approval)
                 note(f"Taking part in {approval.declaration.study.name} ({path.stem[:8]})")
         except Exception as error:  # noqa: BLE001  whatever is wrong with one study, the others go on
             self._fail(path, error, stamps)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,17 +21,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from client.approvals import Approval, pinned_roster, read_approval
+from client.approvals import pinned_roster, read_approval
 from client.directory import SiteDirectory
 from client.ledger import Ledger
-from client.policy import PolicyError, PolicyFile
+from client.policy import PolicyFile
 from client.supernode import entry_problem, read_node_key
-from client.tables import check_site
+from client.worker.confinement import forbid_dumps
 from privacy.errors import DiscreetError
-from study.guarantee import Guarantee
 from study.keyfiles import read_key, read_public_key
 from study.ledger_state import LedgerState
 from study.locks import is_held
+from study.processes import Process, environment_of
 
 __all__ = ["problems"]
 
@@ -169,44 +171,39 @@ def _roster(look: _Look) -> Iterator[str]:
 
 def _policy(look: _Look) -> Iterator[str]:
     if (look / "policy.toml").exists():
-        policy = PolicyFile(look / "policy.toml")()
-        for approval in _open_studies(look):
-            try:
-                policy.require(Guarantee(approval.declaration))
-            except PolicyError as error:
-                yield f"{approval.declaration.study.name} is not answered: {_said(error)}"
+        PolicyFile(look / "policy.toml")()
     else:
         yield "There is no policy.toml, so whatever is approved is allowed: discreet policy init makes it"
 
 
 def _studies(look: _Look) -> Iterator[str]:
-    if not any((look / "studies").glob("*.json")):
+    accounts = look.ledger.studies if look.ledger is not None else {}
+    paths = sorted((look / "studies").glob("*.json"))
+    if not paths:
         yield "No study is approved, so nothing is answered: discreet site approve"
-    for approval in _open_studies(look):
+    for path in paths:
+        account = accounts.get(path.stem)
+        if account is not None and account.closed:
+            continue
+        try:
+            approval = read_approval(path)
+        except DiscreetError as error:
+            yield f"studies/{path.name} is passed over: {_said(error)}"
+            continue
         if approval.data is not None and not os.access(approval.data, os.R_OK):
             name = approval.declaration.study.name
             yield f"The records of {name} cannot be read: is {approval.data} still there? If moved, approve it again"
 
 
 def _records(look: _Look) -> Iterator[str]:
-    """A worker that cannot use the records of a study leaves it out, and says so in its log."""
-    for approval in _open_studies(look):
-        if approval.data is not None and not os.access(approval.data, os.R_OK):
-            continue
-        try:
-            check_site(approval.records(), approval.declaration.study)
-        except DiscreetError as error:
-            yield f"{approval.declaration.study.name} is not answered: {_said(error)}"
-
-
-def _open_studies(look: _Look) -> Iterator[Approval]:
-    """All that are approved and not over. Raises ProtocolError for a file that is no approval."""
-    accounts = look.ledger.studies if look.ledger is not None else {}
-    for path in sorted((look / "studies").glob("*.json")):
-        approval = read_approval(path)
-        account = accounts.get(approval.declaration.hash)
-        if account is None or not account.closed:
-            yield approval
+    """Would the worker answer? Records are read as it reads them: confined, in a process of their own."""
+    command = [sys.executable, "-P", "-m", "client.worker.rehearsal", str(look.directory.path)]
+    environment = environment_of(Process(name="rehearsal", command=()))
+    found = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603
+    try:
+        yield from json.loads(found.stdout)
+    except ValueError:
+        yield f"The records cannot be looked at: that ended with {found.returncode}, as for want of memory"
 
 
 def _entry(look: _Look) -> Iterator[str]:
@@ -245,4 +242,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    forbid_dumps()  # it signs with the node's key
     sys.exit(main(sys.argv[1:]))

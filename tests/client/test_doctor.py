@@ -12,7 +12,7 @@ from masking import roster_of
 from site_directories import DATA_SET, declaration_of, furnished, site_directory
 
 from client import doctor
-from client.approvals import approve
+from client.approvals import Approval, approve
 from client.doctor import NEEDED, main, problems
 from client.ledger import Ledger
 from client.policy import Floors, Policy, Studies, policy_text
@@ -48,6 +48,11 @@ def place(tmp_path, fleet):
     return directory
 
 
+def seen(place):
+    """All but what is wrong with records, for which a process is started."""
+    return problems(place, records=False)
+
+
 def test_a_site_with_which_nothing_is_wrong(place):
     assert problems(place) == []
 
@@ -55,28 +60,28 @@ def test_a_site_with_which_nothing_is_wrong(place):
 @pytest.mark.parametrize("name", sorted(NEEDED))
 def test_a_missing_file_is_named_with_where_to_get_it(place, name):
     (place / name).unlink()
-    said = problems(place)
+    said = seen(place)
     assert f"There is no {name}: {NEEDED[name]}" in said
 
 
 @pytest.mark.parametrize("name", ["site.key", "node.key", "superexec.secret"])
 def test_a_secret_that_others_can_read_is_named(place, name):
     (place / name).chmod(0o644)
-    assert any(f"{name} can be read by others: chmod 600" in each for each in problems(place))
+    assert any(f"{name} can be read by others: chmod 600" in each for each in seen(place))
 
 
 def test_a_secret_that_is_empty_is_named(place):
     (place / "superexec.secret").write_bytes(b"")
-    assert any("superexec.secret is empty" in each for each in problems(place))
+    assert any("superexec.secret is empty" in each for each in seen(place))
 
 
 def test_records_of_a_study_that_is_closed_are_not_missed(place):
     (place / "records.csv").unlink()
-    assert any("records" in each and "cannot be read" in each for each in problems(place))
+    assert any("records" in each and "cannot be read" in each for each in seen(place))
     ledger = Ledger(place / "ledger.sqlite", read_key(place / "site.key"))
     ledger.close_study(declaration_of(1).hash)
     ledger.close()
-    assert problems(place) == []
+    assert seen(place) == []
 
 
 def _expired(place):
@@ -109,6 +114,16 @@ def _stricter(place):
     (place / "policy.toml").write_text(policy_text(replace(POLICY, floors=Floors(sites=90))))
 
 
+def _many_units(place):
+    text = policy_text(replace(POLICY, floors=Floors(units=10_000)))
+    (place / "policy.toml").write_text(text)
+
+
+def _another_row(place):
+    with (place / "records.csv").open("a") as file:
+        file.write("1.5,2.5,3.5,no\n")
+
+
 def _unconfined(place):
     text = (place / "site.toml").read_text()
     (place / "site.toml").write_text(text.replace("confined = true", "confined = false"))
@@ -132,45 +147,76 @@ def _unconfined(place):
         (lambda place: (place / "records.csv").unlink(), "cannot be read: is"),
         (lambda place: next((place / "studies").glob("*")).unlink(), "No study is approved"),
         (_unconfined, "Nothing keeps the worker from the network"),
-        (_not_a_number, "example is not answered: "),
-        (_stricter, "example is not answered: "),
+        (_write("studies/x.json", b"{}"), "studies/x.json is passed over: Expected an approval"),
     ],
 )
 def test_what_is_wrong_is_said_in_words(place, harm, words):
     harm(place)
-    assert any(words in each for each in problems(place)), problems(place)
+    assert any(words in each for each in seen(place)), seen(place)
 
 
 def test_a_port_of_somebody_else_s_is_told_of_unless_the_site_itself_runs(place):
     with socket.socket() as other:
         other.bind(("127.0.0.1", place.settings().network.runtime_port))
         other.listen()
-        assert any("is in use" in each for each in problems(place))
+        assert any("is in use" in each for each in seen(place))
         handle = hold(place / "executor.lock")
         assert is_held(place / "executor.lock")
-        assert problems(place) == []
+        assert seen(place) == []
         socket.close(handle)
 
 
 def test_a_coordinator_that_does_not_know_the_site_or_the_time_or_is_away_is_told_of(place, fleet):
     fleet.skew = 900.0
-    assert any("clock is" in each for each in problems(place))
+    assert any("clock is" in each for each in seen(place))
     fleet.skew = 0.0
     fleet.keys.clear()
-    assert any("does not know this SuperNode's key" in each for each in problems(place))
+    assert any("does not know this SuperNode's key" in each for each in seen(place))
     fleet.__exit__()
-    assert any("cannot be reached at" in each for each in problems(place))
+    assert any("cannot be reached at" in each for each in seen(place))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (_not_a_number, "is empty, NaN or infinite"),
+        (_another_row, "found 1 more"),
+        (_stricter, "sites: expected at least 90"),
+        (_many_units, "expected at least 10,000 units"),
+        (_write("site.key", b"garbage"), "site.key"),
+    ],
+)
+def test_a_study_that_the_worker_would_not_answer_is_named_with_the_reason(place, harm, words):
+    """Nothing is changed by looking, and a file that is no study hides no other."""
+    (place / "studies" / "0.json").write_bytes(b"garbage")
+    harm(place)
+    before = {path: path.read_bytes() for path in place.path.glob("*.*") if path.is_file()}
+    said = problems(place)
+    assert [each for each in said if words in each], said
+    after = {path: path.read_bytes() for path in before}
+    assert after == before
+
+
+def test_a_study_that_is_in_no_ledger_is_not_reserved_by_looking(place):
+    later = declaration_of(2)
+    path = place / "studies" / f"{later.hash}.json"
+    approval = Approval(declaration=later, data_set=DATA_SET, data=place / "records.csv")
+    path.write_bytes(approval.to_bytes())
+    assert problems(place) == []
+    ledger = Ledger(place / "ledger.sqlite", read_key(place / "site.key"))
+    assert set(ledger.state.studies) == {declaration_of(1).hash}
+    ledger.close()
 
 
 def test_records_are_not_read_where_the_worker_reads_them_next(place):
     _not_a_number(place)
-    assert problems(place, records=False) == []
+    assert seen(place) == []
 
 
 def test_the_ledger_is_opened_once(place, monkeypatch):
     opened = []
     monkeypatch.setattr(doctor, "Ledger", lambda *arguments: opened.append(1) or Ledger(*arguments))
-    assert problems(place) == []
+    assert seen(place) == []
     assert opened == [1]
 
 
