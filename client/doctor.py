@@ -42,7 +42,7 @@ NEEDED = {
     "coordinator.pub": "discreet site init, given once more, writes it from the coordinator's invitation",
     "ca.pem": "discreet site init, given once more, writes it from the coordinator's invitation",
     "node.key": "discreet site init, given once more, makes another, whose node.pub the coordinator has to add",
-    "node.pub": "ssh-keygen -y -f node.key > node.pub",
+    "node.pub": "discreet site init, given once more, writes it from node.key",
     "superexec.secret": "discreet site init, given once more, makes it",
 }
 

@@ -49,6 +49,7 @@ __all__ = [
     "entry_problem",
     "node_fingerprint",
     "read_node_key",
+    "restore_public_key",
     "supernode_command",
     "supernode_process",
 ]
@@ -62,12 +63,21 @@ def create_node_key(directory: SiteDirectory) -> None:
     """A new key of a SuperNode, `node.key` and `node.pub`. Raises UserError if there is one."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     if (directory / "node.key").exists():
         raise UserError(f"{directory / 'node.key'} exists, and is not written over")
     # The private half last: with it there are both, whenever this is cut short.
-    write_whole(directory / "node.pub", public + b"\n", mode=0o644)
+    _write_public(directory, key.public_key())
     write_new(directory / "node.key", private, 0o600)
+
+
+def restore_public_key(directory: SiteDirectory) -> None:
+    """Write `node.pub` anew, from `node.key`. Raises UserError."""
+    _write_public(directory, read_node_key(directory).public_key())
+
+
+def _write_public(directory: SiteDirectory, key: ec.EllipticCurvePublicKey) -> None:
+    public = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    write_whole(directory / "node.pub", public + b"\n", mode=0o644, follow=False)
 
 
 def read_node_key(directory: SiteDirectory) -> ec.EllipticCurvePrivateKey:
@@ -108,8 +118,11 @@ def _told(directory: SiteDirectory, call: Callable[[FleetHttpClient], None]) -> 
         return _refused(error.response, directory)
     except (httpx.HTTPError, ssl.SSLError, OSError, ValueError) as error:
         return _unreachable(error, directory)
+    except httpx.InvalidURL:
+        place = directory.settings().network.coordinator
+        return f"network.coordinator in site.toml is no address such as lab.org:9443: {place}"
     except DiscreetError as error:
-        return error.message
+        return error.message + (f": {error.hint}" if error.hint else "")
     return None
 
 
@@ -139,7 +152,7 @@ def _come_back(client: FleetHttpClient, directory: SiteDirectory) -> None:
         heartbeat_interval=_HEARTBEAT_SECONDS,
     )
     number = client.ActivateNode(request).node_id
-    write_whole(directory / "node.id", f"{number}\n".encode())
+    write_whole(directory / "node.id", f"{number}\n".encode(), follow=False)
     client.DeactivateNode(fleet_pb2.DeactivateNodeRequest(node_id=number))
 
 

@@ -18,9 +18,9 @@ def hold(path: Path, *, waiting: Callable[[], None] | None = None) -> int:
     Arguments:
         waiting: told once that another process holds it, which is then waited for; None: it is not.
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it. OSError: it cannot be opened, or is a link.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -38,7 +38,7 @@ def hold(path: Path, *, waiting: Callable[[], None] | None = None) -> int:
 def is_held(path: Path) -> bool:
     """Does a process hold this file?"""
     try:
-        handle = os.open(path, os.O_RDWR)
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

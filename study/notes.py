@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from privacy.errors import DiscreetError
+from privacy.errors import DiscreetError, UserError
 from study.files import write_whole
 
 __all__ = ["bound_log", "last_line", "note", "note_error", "open_log", "written"]
@@ -21,8 +21,8 @@ _LONGEST, _LONGEST_TOLD = 2_000, 300
 
 
 def open_log(path: Path) -> BinaryIO:
-    """A log to go on with. No link is followed: others may write there."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    """A log to go on with. No link is followed, and no pipe waited for: others may write there. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _CAREFULLY
     return os.fdopen(os.open(path, flags, 0o600), "ab")
 
 
@@ -35,9 +35,11 @@ def bound_log(path: Path) -> None:
         found = os.fstat(log.fileno())
         if stat.S_ISREG(found.st_mode) and found.st_size > _LARGEST_LOG:
             log.seek(-_LARGEST_LOG, os.SEEK_END)
-            write_whole(
-                path.with_suffix(".log.1"), log.read(), durable=False, mode=0o600, follow=False
-            )
+            end, beside = log.read(), path.with_suffix(".log.1")
+            with suppress(
+                OSError, UserError
+            ):  # as where the disk is full, which makes room all the more urgent
+                write_whole(beside, end, durable=False, mode=0o600, follow=False)
             log.truncate(0)
 
 

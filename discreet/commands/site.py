@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,12 +56,7 @@ def init(
 
     Example: discreet site init site --invitation invitation.json --fingerprint 1a2b-3c4d-5e6f-7890-1a2b-3c4d-5e6f-7890
     """
-    import secrets
-
-    from client.directory import Network, Settings, SiteDirectory, settings_text
-    from client.supernode import create_node_key
-    from study.files import write_whole
-    from study.keyfiles import public_pem
+    from client.preparation import prepare
 
     with errors_explained():
         if not (directory / "ledger.sqlite").is_file():
@@ -76,37 +70,21 @@ def init(
                 f"The invitation's fingerprint is {found.fingerprint}, not {fingerprint}",
                 hint="ask the coordinator by telephone; if it is another there too, somebody has replaced the file",
             )
-        settings = Settings(network=Network(coordinator=found.address, runtime_port=port))
-        pinned = {
-            "ca.pem": found.certificate.encode(),
-            "coordinator.pub": public_pem(bytes.fromhex(found.key)),
-        }
-        others = {
-            "superexec.secret": secrets.token_hex(32).encode(),
-            "site.toml": settings_text(settings).encode(),
-        }
-        _require_same_coordinator(directory, pinned)
-        missing = [
-            name for name in (*pinned, *others, "node.key") if not (directory / name).exists()
-        ]
+        missing = prepare(directory, found, port=port)
         if not missing:
-            raise UserError(f"{directory} was prepared already", hint=_TO_JOIN_ANOTHER)
-        # Names and ceilings are nobody else's business.
-        directory.chmod(directory.stat().st_mode & ~0o077)
-        for name in ("flower", "studies", "logs"):
-            (directory / name).mkdir(mode=0o700, exist_ok=True)
-        for name, content in (pinned | others).items():
-            if name in missing:
-                secret = name == "superexec.secret"
-                write_whole(directory / name, content, mode=0o600 if secret else None)
+            raise UserError(
+                f"{directory} was prepared already",
+                hint="nothing of it is missing: discreet site check",
+            )
         if "node.key" in missing:
-            create_node_key(SiteDirectory(directory))
             say(
                 f"{directory} is prepared for {found.address}. "
                 f"Send {directory / 'node.pub'} to the coordinator."
             )
         else:
             say(f"Put back {', '.join(missing)}; the rest of {directory} is as it was.")
+            if "site.toml" in missing:
+                say("What was set in site.toml has to be set again: it has the defaults.")
         if json:
             print_json(
                 {
@@ -114,23 +92,6 @@ def init(
                     "coordinator": found.address,
                     "node": str(directory / "node.pub"),
                 }
-            )
-
-
-_TO_JOIN_ANOTHER = (
-    "to join another coordinator, move ca.pem, coordinator.pub, site.toml and node.key away"
-)
-
-
-def _require_same_coordinator(directory: Path, pinned: Mapping[str, bytes]) -> None:
-    """Raise UserError where another coordinator has been pinned: it is never replaced by the way."""
-    from study.files import read_whole
-
-    for name, content in pinned.items():
-        if (directory / name).exists() and read_whole(directory / name) != content:
-            raise UserError(
-                f"{directory / name} is of another coordinator than this invitation",
-                hint=_TO_JOIN_ANOTHER,
             )
 
 

@@ -23,6 +23,7 @@ from client.supernode import (
     entry_problem,
     node_fingerprint,
     read_node_key,
+    restore_public_key,
     supernode_command,
     supernode_process,
 )
@@ -76,6 +77,27 @@ def test_a_file_that_is_no_node_key_is_refused(tmp_path):
     (place / "node.key").write_bytes(b"garbage")
     with pytest.raises(UserError, match="not a private key"):
         read_node_key(place)
+
+
+def test_a_public_key_is_written_in_the_place_of_a_link_and_never_through_it(tmp_path):
+    place, other = site_directory(tmp_path / "site"), tmp_path / "authorized_keys"
+    other.write_bytes(b"the operator's")
+    (place / "node.pub").symlink_to(other)
+    create_node_key(place)
+    public = (place / "node.pub").read_bytes()
+    (place / "node.pub").unlink()
+    (place / "node.pub").symlink_to(other)
+    restore_public_key(place)
+    assert other.read_bytes() == b"the operator's"
+    assert not (place / "node.pub").is_symlink()
+    assert (place / "node.pub").read_bytes() == public
+
+
+def test_an_address_that_is_none_is_told_of(tmp_path):
+    place = site_directory(certificates(tmp_path / "site"), coordinator="lab.org:port")
+    create_node_key(place)
+    for look in (come_back, entry_problem):
+        assert "network.coordinator in site.toml is no address" in look(place)
 
 
 def test_flower_s_program_is_told_everything_that_closes_a_hole(tmp_path):

@@ -263,16 +263,32 @@ def test_what_was_lost_is_put_back_and_nothing_else_changed(prepared, call):
     site = prepared.site("hospital-1")
     init = ("site", "init", str(site), "--invitation", str(path), "--fingerprint", invitation.fingerprint)  # fmt: skip
     kept = {name: (site / name).read_bytes() for name in ("node.key", "site.toml", "ca.pem")}
-    (site / "ca.pem").unlink()
-    (site / "superexec.secret").unlink()
+    public = (site / "node.pub").read_bytes()
+    site.chmod(0o1770)  # as for a worker that is another user
+    for name in ("ca.pem", "superexec.secret", "node.pub"):
+        (site / name).unlink()
     result = call(*init)
     assert result.exit_code == 0, result.output
-    assert "Put back ca.pem, superexec.secret" in result.output
+    assert "Put back ca.pem, superexec.secret, node.pub" in result.output
     assert {name: (site / name).read_bytes() for name in kept} == kept
+    assert (site / "node.pub").read_bytes() == public
+    assert site.stat().st_mode & 0o7777 == 0o1770
     assert (site / "superexec.secret").stat().st_mode & 0o077 == 0
     (site / "ca.pem").write_text(kept["ca.pem"].decode().replace("A", "B"))
-    refused(call(*init), WRONG, "is of another coordinator")
-    (site / "ca.pem").write_bytes(kept["ca.pem"])
+    refused(call(*init), WRONG, "is of another coordinator", "move ca.pem away")
+    (site / "ca.pem").unlink()
+    (site / "coordinator.pub").rename(site / "old.pub")
+    settings = kept["site.toml"].decode().replace(invitation.address, "other.example:1")
+    (site / "site.toml").write_text(settings)
+    refused(call(*init), WRONG, "site.toml names other.example:1", "move site.toml away")
+    assert not (site / "ca.pem").exists()
+    (site / "site.toml").unlink()
+    result = call(*init)
+    assert "has to be set again" in result.output
+    for name in ("ca.pem", "site.toml"):
+        (site / name).write_bytes(kept[name])
+    (site / "old.pub").replace(site / "coordinator.pub")
+    site.chmod(0o700)
 
 
 def test_a_directory_without_a_ledger_is_none_of_a_site(prepared, call, place):

@@ -48,3 +48,20 @@ def test_no_link_is_written_through(tmp_path):
     with pytest.raises(OSError, match="symbolic links"):
         open_log(tmp_path / "a.log")
     assert (tmp_path / "other").read_bytes() == b"somebody's"
+
+
+def test_where_no_copy_can_be_kept_a_large_log_makes_room_all_the_more(tmp_path, monkeypatch):
+    def full(path, *_arguments, **_options):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("study.notes._LARGEST_LOG", 3)
+    monkeypatch.setattr("study.notes.write_whole", full)
+    (tmp_path / "a.log").write_bytes(b"long enough")
+    bound_log(tmp_path / "a.log")
+    assert (tmp_path / "a.log").read_bytes() == b""
+
+
+def test_no_pipe_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.log")
+    with pytest.raises(OSError, match="No such device"):
+        open_log(tmp_path / "a.log")
