@@ -33,6 +33,9 @@ ACTION = "sum"
 _NODE_UNAVAILABLE = 5
 """Flower's error code for a node that does not answer."""
 
+_EXPIRED = (3, 4)
+"""Flower's error codes for a message, or the reply to one, that is not there any more."""
+
 UNREADABLE = 900
 """The coordinator's own, in the place of a reply that is no message (`server/grid.py`)."""
 
@@ -93,6 +96,8 @@ def refusal_of(message: Message) -> str | None:
         return "it could not be reached"
     if code == UNREADABLE:
         return "its reply could not be read"
+    if code in _EXPIRED:
+        return "it had not answered when the message expired"
     if code not in set(Refusal):
         return f"Flower's error {code}"
     rules = rules_of(message.error.reason) if code == Refusal.NOT_PERMITTED else ()

@@ -21,6 +21,7 @@ from flwr.common.constant import (
     HEARTBEAT_PATIENCE,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
+    ErrorCode,
 )
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -45,6 +46,8 @@ from flwr.superlink.config_loader import get_federation_manager, get_objectstore
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.servicer.fleet import fleet_handlers
 from packaging.requirements import Requirement
+
+from study import envelope
 
 ROOT = Path(__file__).parents[1]
 
@@ -261,6 +264,16 @@ def test_a_reply_can_be_an_error_with_a_code_of_our_own(message):
 def test_a_reply_can_be_an_error_with_a_reason(message):
     reply = wire(Message(Error(code=1006, reason="floors.sites"), reply_to=wire(message)))
     assert (reply.error.code, reply.error.reason) == (1006, "floors.sites"), "study/envelope.py"
+
+
+def test_what_superlink_says_in_the_place_of_a_node_has_these_codes():
+    """study/envelope.py explains them."""
+    codes = (
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+    )
+    assert codes == (*envelope._EXPIRED, envelope._NODE_UNAVAILABLE)
 
 
 def test_a_message_with_content_has_no_error(message):

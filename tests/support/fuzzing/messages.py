@@ -377,7 +377,10 @@ def _judge_envelope(data: Envelope, found: tuple[bytes | None, str | None]) -> s
 
 def _said(code: int, reason: str) -> list[str]:
     """What may be said of an error."""
-    known = {int(each): each.explanation for each in Refusal} | {5: "it could not be reached"}
+    expired = "it had not answered when the message expired"
+    known = {int(each): each.explanation for each in Refusal} | {
+        3: expired, 4: expired, 5: "it could not be reached",
+    }  # fmt: skip
     if code not in known:
         return [f"Flower's error {code}"]
     names, order = reason.split(","), [str(each) for each in Rule]
