@@ -344,7 +344,11 @@ class _Trip:
     def _hint(self, name: str, problem: str) -> None:
         """Anybody may have said that: the site is asked again, and it is the reason if no better one comes."""
         self._hints[name] = problem
-        self._due[name] = self._elapsed() + min(1.0, self._way.waits.again)
+        pause = min(1.0, self._way.waits.again)
+        if self._patient and problem != _AWAY:
+            self._later(name, pause)  # or whoever lies all the time would be asked all the time
+        else:
+            self._due[name] = self._elapsed() + pause
 
     def _late(self, name: str) -> Heard:
         hint = self._hints.get(name)

@@ -246,6 +246,17 @@ def test_a_site_that_is_away_is_said_to_be_and_asked_as_soon_as_it_is_there(cloc
     assert 3600 < clock.now < 3602
 
 
+def test_whoever_lies_all_the_time_is_not_asked_all_the_time(clock):
+    def answer(message):
+        if name_of(message) == "west" and clock.now < 36_000:
+            return answer_message(b"mine", to=message)
+        return honest(message)
+
+    grid = wait_until_ready(answer, said=[], least=3)
+    assert clock.now >= 36_000
+    assert len([each for each in grid.pushed if name_of(each) == "west"]) < 700
+
+
 def test_readiness_leaves_nothing_in_the_journal(tmp_path):
     journal = Journal(tmp_path / "open")
     way = Way(nodes=lambda: NODES, key=COORDINATOR, waits=READY)
