@@ -86,11 +86,11 @@ class Memory:
 
 SITE_PARTS = {
     "SuperNode": "client.supernode", "executor": "client.executor", "worker": "client.worker",
-    "`discreet site start`": "discreet site",
+    "`discreet site start`": "discreet.keeper site",
 }  # fmt: skip
 COORDINATOR_PARTS = {
     "SuperLink": "flower-superlink", "gateway": "server.gateway", "supervisor": "server.supervisor",
-    "study process": "server.study_process", "`discreet coordinator start`": "discreet coordinator",
+    "study process": "server.study_process", "`discreet coordinator start`": "discreet.keeper coordinator",
 }  # fmt: skip
 FLOWER_PARTS = {
     "SuperNode": "flower-supernode", "SuperExec": "flower-superexec", "ClientApp": "flwr-clientapp",
