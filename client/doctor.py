@@ -89,12 +89,8 @@ def problems(directory: SiteDirectory, *, records: bool = True) -> list[str]:
         try:
             found += list(check(look))
         except DiscreetError as error:
-            found.append(_said(error))
+            found.append(error.explained)
     return list(dict.fromkeys(found))
-
-
-def _said(error: DiscreetError) -> str:
-    return error.message + (f": {error.hint}" if error.hint else "")
 
 
 def _missing(look: _Look) -> Iterator[str]:
@@ -188,7 +184,7 @@ def _studies(look: _Look) -> Iterator[str]:
         try:
             approval = read_approval(path)
         except DiscreetError as error:
-            yield f"studies/{path.name} is passed over: {_said(error)}"
+            yield f"studies/{path.name} is passed over: {error.explained}"
             continue
         if approval.data is not None and not os.access(approval.data, os.R_OK):
             name = approval.declaration.study.name
@@ -197,9 +193,14 @@ def _studies(look: _Look) -> Iterator[str]:
 
 def _records(look: _Look) -> Iterator[str]:
     """Would the worker answer? Records are read as it reads them: confined, in a process of their own."""
-    command = [sys.executable, "-P", "-m", "client.worker.rehearsal", str(look.directory.path)]
-    environment = environment_of(Process(name="rehearsal", command=()))
-    found = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603
+    directory = str(look.directory.path)
+    kind = Process(
+        name="rehearsal",
+        command=(sys.executable, "-P", "-m", "client.worker.rehearsal", directory),
+    )
+    found = subprocess.run(  # noqa: S603  our own program
+        kind.command, env=environment_of(kind), capture_output=True, check=False
+    )
     try:
         yield from json.loads(found.stdout)
     except ValueError:

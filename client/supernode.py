@@ -122,7 +122,7 @@ def _told(directory: SiteDirectory, call: Callable[[FleetHttpClient], None]) -> 
         place = directory.settings().network.coordinator
         return f"network.coordinator in site.toml is no address such as lab.org:9443: {place}"
     except DiscreetError as error:
-        return error.message + (f": {error.hint}" if error.hint else "")
+        return error.explained
     return None
 
 

@@ -55,9 +55,8 @@ def main(arguments: list[str]) -> int:
     try:
         forbid_dumps()  # a worker of the same user could write into this process otherwise
         services, logs = {"site": _site, "coordinator": _coordinator}[kind](Path(path))
-        _held = hold(
-            Path(path) / "keeper.lock"
-        )  # two would be in each other's way, process by process
+        # Two on one directory would be in each other's way, process by process.
+        _held = hold(Path(path) / "keeper.lock")
         keep_going(services, logs, stop_on_signals(), _say)
     except DiscreetError as error:
         _say(f"Error: {error.message}\nHint: {error.hint}")

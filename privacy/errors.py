@@ -20,6 +20,11 @@ class DiscreetError(Exception):
         self.message, self.hint = _printable(message), _printable(hint)
         super().__init__(self.message)
 
+    @property
+    def explained(self) -> str:
+        """Message and hint, for a list in which each problem is a line."""
+        return self.message + (f": {self.hint}" if self.hint else "")
+
 
 def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

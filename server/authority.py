@@ -85,7 +85,7 @@ def create_authority(directory: Path, host: str) -> None:
     Raises:
         UserError: a file is there already, or `host` is no name and no address.
     """
-    _general_name(host)
+    check_host(host)
     now = datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP384R1())
     authority = Authority(key, _own_certificate(key, host, now))

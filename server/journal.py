@@ -97,10 +97,14 @@ class Journal:
 
     def is_under_way(self, index: int) -> bool:
         """Has this very query begun, and not ended?"""
+        return self._begun(index) is not None
+
+    def _begun(self, index: int) -> dict[str, Any] | None:
+        """The state with which this very query was begun; None if it is not under way."""
         if self._directory is None or not (kept := self._directory / "state").exists():
-            return False
+            return None
         (found,), _ = _unpacked(kept.read_bytes())
-        return bool(found["index"] == index)
+        return dict(found["state"]) if found["index"] == index else None
 
     def begin(self, index: int, state: Mapping[str, Any]) -> dict[str, Any] | None:
         """Begin a query. If this very query was under way: the state with which it was begun.
@@ -111,13 +115,12 @@ class Journal:
         self._trips = 0
         if self._directory is None:
             return None
-        kept = self._directory / "state"
-        if self.is_under_way(index):
-            (found,), _ = _unpacked(kept.read_bytes())
-            return dict(found["state"])
+        begun = self._begun(index)
+        if begun is not None:
+            return begun
         self.end()  # of another query; or what a death in the midst of that has left
         self._directory.mkdir(parents=True)
-        write_whole(kept, _packed([{"index": index, "state": state}]))
+        write_whole(self._directory / "state", _packed([{"index": index, "state": state}]))
         return None
 
     def trip(self, contents: Mapping[str, bytes], nonces: Mapping[str, bytes]) -> TripJournal:

@@ -93,10 +93,14 @@ class StudyDirectory:
         write_whole(self / "stop", b"")
 
     @property
+    def is_over(self) -> bool:
+        """Has it ended, however it did?"""
+        return (self / "outcome.json").exists()
+
+    @property
     def outcome(self) -> dict[str, Any] | None:
         """How it has ended: its `summary`, or why it has `failed`, and a hint; None: it has not."""
-        path = self / "outcome.json"
-        return dict(json.loads(path.read_bytes())) if path.exists() else None
+        return dict(json.loads((self / "outcome.json").read_bytes())) if self.is_over else None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -111,10 +115,12 @@ class StudyDirectory:
         (self / "secret").unlink(missing_ok=True)
         self.wait("")
 
-    def give_up(self, outcome: Mapping[str, Any]) -> None:
-        """It is over without a release, unless it has come to an end of its own."""
+    def give_up(self, outcome: Mapping[str, Any]) -> bool:
+        """It is over without a release, unless it has come to an end of its own: then False."""
         with self.alone():
-            if self.outcome is None:
-                for each in ("release", "release.partial"):
-                    shutil.rmtree(self / each, ignore_errors=True)
-                self.conclude(outcome)
+            if self.is_over:
+                return False
+            for each in ("release", "release.partial"):
+                shutil.rmtree(self / each, ignore_errors=True)
+            self.conclude(outcome)
+            return True

@@ -53,7 +53,7 @@ def main(directory: CoordinatorDirectory, task: Task) -> int:
     """Run the study of this task to its end; the exit code."""
     place = directory.study(task.study)
     with place.alone():
-        if place.outcome is not None:
+        if place.is_over:
             return 0
         _die_with_the_supervisor()
         try:

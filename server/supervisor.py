@@ -161,7 +161,7 @@ class Supervisor:
             raise DiscreetError(
                 "Expected the hash of a study that was submitted to this coordinator"
             )
-        if place.outcome is not None:
+        if place.is_over:
             raise DiscreetError("Expected a study that is not over")
         if any(each.task.study == task.study for each in self._running.values()):
             raise DiscreetError("Expected a study that is not running already")
@@ -188,7 +188,7 @@ class Supervisor:
         running = {each.task.run for each in self._running.values()}
         for place in self._directory.studies():
             run = place.run
-            if run in running or place.outcome is not None:
+            if run in running or place.is_over:
                 continue
             lost = run is None or control.run_status(run).is_finished
             if lost and place.is_to_stop:
@@ -244,8 +244,7 @@ class _Running:
     def _end(self) -> bool:
         """Somebody has asked for it. A study that has come to its own end in the meantime keeps that."""
         self.stop()
-        if self._study.outcome is None:
-            self._study.give_up(_STOPPED)
+        if self._study.give_up(_STOPPED):
             note(f"run {self.task.run}: stopped, as was asked")
         return _finish(self._client, "failed", "stopped")
 

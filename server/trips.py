@@ -212,15 +212,14 @@ class _Trip:
         Whoever refuses is asked again, with the same bytes, later and later; a yes counts whenever it comes.
         """
         self._patient, said = True, ""
+        self._exchange()
         while len(self.heard) < least:
-            self._exchange()
-            if len(self.heard) >= least:
-                break
             what = _waiting_for(least, self._contents, "ready", self._reasons())
             if what != said and self._elapsed() >= _HASTY:
                 self._way.waiting(what)
                 said = what
             time.sleep(self._way.waits.poll)
+            self._exchange()
         self._way.waiting("")
 
     def _exchange(self) -> None:

@@ -36,9 +36,8 @@ def bound_log(path: Path) -> None:
         if stat.S_ISREG(found.st_mode) and found.st_size > _LARGEST_LOG:
             log.seek(-_LARGEST_LOG, os.SEEK_END)
             end, beside = log.read(), path.with_suffix(".log.1")
-            with suppress(
-                OSError, UserError
-            ):  # as where the disk is full, which makes room all the more urgent
+            # Where the disk is full, room is all the more urgent.
+            with suppress(OSError, UserError):
                 write_whole(beside, end, durable=False, mode=0o600, follow=False)
             log.truncate(0)
 

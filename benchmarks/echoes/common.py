@@ -26,6 +26,18 @@ class FailedError(Exception):
     """A trip that did not come to its end, and why."""
 
 
+class Federation:
+    """A context manager: `start` begins it, and `__exit__` ends it, also where it could not be begun."""
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+
 def say(line):
     print(f"{time.monotonic() - BEGAN:4.0f} s  {line}", file=sys.stderr, flush=True)
 

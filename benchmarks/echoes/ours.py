@@ -9,10 +9,20 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from echoes.common import BEAT, LIMIT, ONCE, SCRIPT, STARTING, FailedError, end, launched
+from echoes.common import (
+    BEAT,
+    LIMIT,
+    ONCE,
+    SCRIPT,
+    STARTING,
+    FailedError,
+    Federation,
+    end,
+    launched,
+)
 
 
-class Ours:
+class Ours(Federation):
     """A federation of Discreet whose workers echo; a context manager."""
 
     name = "Discreet"
@@ -28,14 +38,6 @@ class Ours:
         self.services, self.executors, self.asked = [], [], 0
         self.leaving, self.beating = threading.Event(), None
         self.open = ExitStack()
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
     def __exit__(self, *_error):
         self.leaving.set()

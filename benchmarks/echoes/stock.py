@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from echoes.common import LIMIT, STARTING, FailedError, end, launched
+from echoes.common import LIMIT, STARTING, FailedError, Federation, end, launched
 
 FLOWER_PROJECT = """\
 [project]
@@ -97,7 +97,7 @@ def asked(grid, sites, size, limit):
 """
 
 
-class Stock:
+class Stock(Federation):
     """Flower as it comes; a context manager."""
 
     name = "Flower"
@@ -118,14 +118,6 @@ class Stock:
             (self.app / "echo" / f"{name}.py").write_text(text)
         self.services, self.nodes, self.asked = [], [], 0
         (self.port,) = free_ports(1)
-
-    def __enter__(self):
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
     def __exit__(self, *_error):
         self.tell({"sites": 0})

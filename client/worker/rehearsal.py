@@ -33,8 +33,7 @@ def problems(directory: SiteDirectory) -> Iterator[str]:
         try:
             take_part(site, directory, read_approval(path))
         except DiscreetError as error:
-            hint = f": {error.hint}" if error.hint else ""
-            yield f"{account.approval.name} is not answered: {error.message}{hint}"
+            yield f"{account.approval.name} is not answered: {error.explained}"
         except Exception as error:  # noqa: BLE001  of a library that reads records: its text may quote them
             yield f"{account.approval.name} is not answered: {type(error).__name__}"
 
@@ -52,7 +51,7 @@ def main(arguments: list[str]) -> int:
             unconfined(memory=limits.memory)
         found = list(problems(directory))
     except DiscreetError as error:
-        found = [error.message + (f": {error.hint}" if error.hint else "")]
+        found = [error.explained]
     sys.stdout.write(json.dumps(found))
     return 0
 

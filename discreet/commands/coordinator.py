@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from discreet.commands.shared import Json, read_as
+from discreet.commands.shared import Json, read_as, require_digits, study_beginning_with
 from discreet.console import (
     errors_explained,
     print_json,
@@ -216,7 +216,7 @@ def run(
         opened = _opened(directory)
         declared = _declaration(declaration)
         place = submit(opened, declared, _roster(roster))
-        if place.run is None and place.outcome is None:
+        if place.run is None and not place.is_over:
             with Control(opened) as control:
                 place.begin(control.start_run(declared.hash))
         if detach:
@@ -250,16 +250,11 @@ def stop(
     Example: discreet coordinator stop coordinator 3f2a91c0
     """
     with errors_explained():
-        if len(study) < _DIGITS:
-            raise UserError(f"Expected {_DIGITS} digits of the study's hash, found {len(study)}")
-        found = [each for each in _opened(directory).studies() if each.path.name.startswith(study)]
-        if len(found) != 1:
-            said = "There is no study" if not found else "There are several studies"
-            raise UserError(
-                f"{said} {study}", hint=f"discreet coordinator status {directory} shows them"
-            )
-        (place,) = found
-        if place.outcome is not None:
+        hint = f"discreet coordinator status {directory} shows them"
+        require_digits(study, least=_DIGITS, hint=hint)
+        places = {place.path.name: place for place in _opened(directory).studies()}
+        place = places[study_beginning_with(study, places, hint=hint)]
+        if place.is_over:
             raise UserError(f"{place.title} is over: {_progress(place)}")
         place.stop()
         say(f"{place.title} ends, if the coordinator is running, else when it is started.")
@@ -349,8 +344,8 @@ def _followed(place: StudyDirectory, declaration: Declaration, *, quiet: bool) -
         while (outcome := place.outcome) is None:
             for line in place.lines():
                 show(line["round"], _told(line))
-            if place.waiting != waiting:
-                waiting = place.waiting
+            before, waiting = waiting, place.waiting
+            if waiting != before:
                 say(waiting or "It goes on.")
             time.sleep(_LOOK)
         if "failed" in outcome:
@@ -377,5 +372,5 @@ def _progress(place: StudyDirectory) -> str:
         return "stops"
     if place.run is None:
         return "submitted"
-    waiting = f". {place.waiting}" if place.waiting else ""
-    return f"round {max((line['round'] for line in place.lines()), default=0)}{waiting}"
+    done, waiting = max((line["round"] for line in place.lines()), default=0), place.waiting
+    return f"round {done}. {waiting}" if waiting else f"round {done}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from datetime import UTC, datetime
 from decimal import ROUND_FLOOR, Context
 from pathlib import Path
@@ -18,6 +17,7 @@ from discreet.commands.ledger_files import (
     require_names,
     write_lines,
 )
+from discreet.commands.shared import require_digits, study_beginning_with
 from discreet.console import errors_explained, print_json, print_table, results, say
 from privacy.errors import PrivacyError, UserError
 from server.card import rounded_up
@@ -254,22 +254,14 @@ def close_study(
     from audit.summary import study_summary
 
     with errors_explained():
-        if not re.fullmatch("[0-9a-f]{4,64}", study):
-            raise UserError(
-                f"Expected at least 4 hexadecimal digits of a study's hash, found {study!r}",
-                hint="discreet ledger list shows them",
-            )
+        hint = "discreet ledger list shows them"
+        require_digits(study, least=4, hint=hint)
         with opened_ledger(ledger, key) as (opened, _):
-            found = [each for each in opened.state.studies if each.startswith(study)]
-            if len(found) != 1:
-                raise UserError(
-                    f"Expected one study whose hash begins with {study}, found {len(found)}",
-                    hint="discreet ledger list shows them",
-                )
-            was_open = opened.is_open(found[0])
-            opened.close_study(found[0])
-            summary = study_summary(opened.state, opened.state.account(found[0]))
-        say(f"Closed study {found[0]}." if was_open else f"Study {found[0]} was closed already.")
+            found = study_beginning_with(study, opened.state.studies, hint=hint)
+            was_open = opened.is_open(found)
+            opened.close_study(found)
+            summary = study_summary(opened.state, opened.state.account(found))
+        say(f"Closed study {found}." if was_open else f"Study {found} was closed already.")
         if json:
             print_json(summary)
 

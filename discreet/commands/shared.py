@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
     from client.tables import Table
     from study.guarantee import Guarantee
 
-__all__ = ["File", "Json", "guarantee_of", "read_as", "require_replaceable", "with_table"]
+__all__ = [
+    "File",
+    "Json",
+    "guarantee_of",
+    "read_as",
+    "require_digits",
+    "require_replaceable",
+    "study_beginning_with",
+    "with_table",
+]
 
 Read = TypeVar("Read")
 
@@ -44,6 +54,25 @@ def guarantee_of(study: Study, *, sites: int | None = None) -> Guarantee:
         study, _ = with_table(study, None)
     feature_names(study)  # raises where they are not known, and says what to do
     return least_guarantee(study, sites)
+
+
+def require_digits(digits: str, *, least: int, hint: str) -> None:
+    """Raise UserError unless these may be the first digits of a study's hash, and so many at least."""
+    if not re.fullmatch(f"[0-9a-f]{{{least},64}}", digits):
+        raise UserError(
+            f"Expected at least {least} hexadecimal digits of a study's hash, found {digits!r}",
+            hint=hint,
+        )
+
+
+def study_beginning_with(digits: str, studies: Iterable[str], *, hint: str) -> str:
+    """The one study whose hash begins so. Raises UserError: there is none, or several."""
+    found = [each for each in studies if each.startswith(digits)]
+    if len(found) != 1:
+        raise UserError(
+            f"Expected one study whose hash begins with {digits}, found {len(found)}", hint=hint
+        )
+    return found[0]
 
 
 def read_as(path: Path, kind: str, parse: Callable[[bytes], Read], *, hint: str) -> Read:
