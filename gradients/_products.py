@@ -129,13 +129,14 @@ def sum_of_outer_products(
     `gradients.bounds` speaks of, whatever order BLAS adds in.
     """
     count, area = left.shape[1], left.shape[0] * right.shape[0]
-    width = summed_width(area, count, roundings)
+    quick = not _few_long_rows(left, right)
+    width = summed_width(area, count, roundings, quick=quick)
     if width == 0:
         for at in range(0, count, roundings):
             part = slice(at, at + roundings)
             some = None if weights is None else weights[part]
             yield from sum_of_outer_products(left[:, part], right[:, part], roundings, some)
-    elif width < count and count % width == 0 and area * width <= QUICK_PRODUCTS:
+    elif quick and width < count and count % width == 0 and area * width <= QUICK_PRODUCTS:
         weighted = left if weights is None else left * weights
         products = _portions(weighted, width) @ _portions(right, width).transpose(0, 2, 1)
         sums = (weighted.reshape(-1, width) @ np.ones(width, left.dtype)).reshape(len(left), -1)
@@ -149,17 +150,24 @@ def sum_of_outer_products(
         yield product, sum_of_rows
 
 
+def _few_long_rows(left: Reals, right: Reals) -> bool:
+    """Whether `right @ left.T` is faster than `left @ right.T`, and than many small products."""
+    return len(left) <= FEW_OUTPUTS and right.strides[1] == right.itemsize
+
+
 @lru_cache(maxsize=4096)
-def summed_width(area: int, count: int, roundings: int) -> int:
+def summed_width(area: int, count: int, roundings: int, *, quick: bool) -> int:
     """Return how many of `count` terms to add in one product of `area` numbers; 0: too many for one sum.
+
+    quick: whether small products are worth more portions, see `quick_width`.
 
     Terms are rounded as often as `mean_roundings` says within their portion, and once more for
     every other portion. So three portions of 342 do for 1,024 terms that may be rounded 256 times,
     and there is no addition in float64, which takes four times as long.
     """
-    width = quick_width(area, count)
+    width = quick_width(area, count) if quick else count
     portions = -(-count // width)
-    if width == count:  # a large product, in as few portions as may be
+    if width == count:  # in as few portions as may be
         while portions < roundings and mean_roundings(width) + portions - 1 > roundings:
             portions += 1
             width = -(-count // portions)
@@ -172,7 +180,7 @@ def _outer(left: Reals, right: Reals, weights: Reals | None, part: slice) -> tup
     if weights is not None:
         left = left * weights[part]
     sums = left @ np.ones(left.shape[1], left.dtype)
-    if len(left) <= FEW_OUTPUTS and right.strides[1] == right.itemsize:
+    if _few_long_rows(left, right):
         # Transposing the small factor and the result costs less than BLAS takes for the large one.
         return np.ascontiguousarray((right @ np.ascontiguousarray(left.T)).T), sums
     return left @ right.T, sums

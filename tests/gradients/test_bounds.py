@@ -95,9 +95,10 @@ def test_mean_roundings_bound_the_error_of_sums_in_the_worst_order():
     area=st.integers(1, 10**6),
     tiles=st.integers(1, 64),
     tile=st.integers(1, 64).map(lambda lanes: 16 * lanes),
+    quick=st.booleans(),
 )
-def test_terms_of_a_sum_are_rounded_no_more_often_than_a_tile_has_units(area, tiles, tile):
-    width = summed_width(area, tiles * tile, tile)
+def test_terms_of_a_sum_are_rounded_no_more_often_than_a_tile_has_units(area, tiles, tile, quick):
+    width = summed_width(area, tiles * tile, tile, quick=quick)
     portions = np.diff([*range(0, tiles * tile, width), tiles * tile]) if width else []
     assert not width or mean_roundings(max(portions)) + len(portions) - 1 <= tile
     # No single term goes through more than the derivation allows for.
