@@ -30,7 +30,7 @@ lint: $(VENV)/test  ## Style, types and the layers
 	$(BIN)/lint-imports
 
 test: lint  ## Everything CI runs
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/test  ## Measure gradients, noise, secure aggregation, accuracy, accounting and a deployment, and write docs/benchmarks/
 	$(BIN)/python benchmarks/gradients.py --out docs/benchmarks/gradients.md
