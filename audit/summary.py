@@ -41,11 +41,16 @@ def budget_summary(state: LedgerState, namespace: str) -> dict[str, Any]:
 
 
 def _against(state: LedgerState, namespace: str) -> str:
-    trusting = any(
-        account.approval.trust == "server" and state.namespace_of(account) == namespace
+    trusts = {
+        account.approval.trust
         for account in state.studies.values()
-    )
-    return "everybody but the coordinator" if trusting else "everybody"
+        if state.namespace_of(account) == namespace
+    }
+    if "server" in trusts:
+        return "everybody but the coordinator"
+    if "aggregate" in trusts:
+        return "everybody, while no more sites help the coordinator than a study tolerates"
+    return "everybody"
 
 
 def study_summary(state: LedgerState, account: StudyAccount) -> dict[str, Any]:

@@ -367,7 +367,7 @@ class Guarantee:
         if not self._reaches(found):
             raise PrivacyError(
                 f"Expected an epsilon that can be proved at delta={self.study.privacy.delta:g}, found {found:.4g}",
-                hint="an epsilon above 30, or a delta below 1e-20, is beyond what the argument covers",
+                hint="an epsilon above 25 to 50, by the size of the study, or a delta below 1e-20, cannot be proved",
             )
 
     @property

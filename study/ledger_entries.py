@@ -35,7 +35,8 @@ from privacy.discrete_gaussian import SAMPLER_DISTANCE, Deviation
 from privacy.errors import PrivacyError, ProtocolError
 from privacy.events import Part, SumEvent
 from privacy.filters import LifetimeCap, Sums
-from privacy.private_sum import SumMechanism
+from privacy.keystream import repetition_distance
+from privacy.private_sum import WORDS, SumMechanism
 from privacy.rounding import FLOAT_SLACK
 from privacy.sampling import OVERFLOW
 from privacy.secure_aggregation.thresholds import MOST_SITES, Thresholds
@@ -182,7 +183,8 @@ class SumTerms:
     @property
     def _least_unlikely(self) -> float:
         overflow = OVERFLOW if self.sampling_rate < 1 else 0.0
-        return overflow + self.dimension * self.sites * SAMPLER_DISTANCE
+        noise = self.dimension * SAMPLER_DISTANCE + repetition_distance(WORDS * self.dimension)
+        return overflow + self.sites * noise
 
 
 @dataclass(frozen=True, kw_only=True)

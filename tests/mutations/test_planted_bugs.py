@@ -32,13 +32,14 @@ NOT_COPIED = shutil.ignore_patterns(
 
 def planted(bug, original, copy):
     """Make a copy with the bug planted, or say why that cannot be."""
-    shutil.copytree(original, copy)
+    shutil.copytree(original, copy, copy_function=os.link)  # one place for all that is as it was
     file = copy / bug.file
     text, written = file.read_text(encoding="utf-8"), file.stat().st_mtime
     for old, new in ((bug.old, bug.new), *bug.more):
         if text.count(old) != 1:
             return f"{bug.file} has {text.count(old)} places to plant this bug, not 1"
         text = text.replace(old, new)
+    file.unlink()
     file.write_text(text, encoding="utf-8")
     os.utime(file, (written + 10, written + 10))  # what was compiled is seen to be of another one
     return None

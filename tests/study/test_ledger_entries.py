@@ -390,6 +390,7 @@ def test_sound_terms_yield_the_noise_that_they_charge():
         ({"slack": 0.1}, "noise_multiplier"), ({"adjacency": "replace-one"}, "noise_multiplier"),
         ({"sites_per_unit": 3}, "noise_multiplier"), ({"slack": 0.0}, "slack"), ({"slack": -0.9}, "slack"),
         ({"unlikely": 0.0}, "unlikely"), ({"unlikely": 1e-33, "dimension": 10**6}, "unlikely"),
+        ({"unlikely": 3 * 10**6 * 2.0**-109, "dimension": 10**6}, "unlikely"),  # without AES for coins
         ({"sampling_rate": 0.5, "unlikely": 1e-39}, "unlikely"), ({"bits": 16}, "bits"),
         ({"sampling_rate": 0.5, "sites_per_unit": 2}, "sampling_rate"),
         ({"sampling_rate": 0.5, "adjacency": "replace-one"}, "sampling_rate"), ({"base": 1}, "base"),
