@@ -36,6 +36,7 @@ __all__ = [
     "records_of",
     "require_bounds",
     "units_of_column",
+    "unlike_expected",
 ]
 
 Column = npt.NDArray[np.object_] | npt.NDArray[np.float64]
@@ -69,7 +70,8 @@ class Table:
         lengths = {len(each) for each in self.columns.values()}
         if len(lengths) != 1:
             raise DataError(
-                f"{self.name}: expected columns of one length, found {_listed(sorted(lengths))}"
+                f"{self.name}: expected columns of one length, found {_listed(sorted(lengths))}",
+                hint="every array needs one number a record",
             )
         object.__setattr__(self, "columns", MappingProxyType(dict(self.columns)))
 
@@ -529,7 +531,8 @@ def check_site(records: Records, study: Study) -> None:
     if found > most:
         raise DataError(
             f"{records.name}: expected at most {most:,} training units at one site, found {found:,}",
-            hint="raise sites.maximum_records (it is public), or register fewer records",
+            hint="raise sites.maximum_records, or data.expected_records, from which it follows if it is not set (both "
+            "are public); or register fewer records",
         )
 
 
@@ -564,6 +567,20 @@ def check_pooled(records: Records, study: Study, *, sites: int | None = None) ->
             f'{records.name}: column "{data.label}" holds one class only in all training records',
             hint="a model needs records of at least two classes",
         )
+
+
+def unlike_expected(records: Records, study: Study) -> str | None:
+    """What to say if `data.expected_records` is less than half, or more than twice, of what is there; else None.
+
+    For whoever sees the records of all sites: no mistake, as it is public and must not be computed from them.
+    """
+    found, expected = int(records.train.sum()), study.data.expected_records
+    if study.training.algorithm != "dp-fedsgd" or found / 2 <= expected <= found * 2:
+        return None
+    return (
+        f"Note: {found:,} units are for training and data.expected_records is {expected:,}, by which every sum is "
+        "divided: steps are as much too long or too short."
+    )
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -19,6 +19,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
+    except KeyboardInterrupt:  # before any command has begun
+        sys.exit(130)
     except OSError as error:  # of the output itself: a full disk, a closed pipe
         sys.stderr.write(f"Error: the output could not be written: {error.strerror}\n")
         sys.exit(1)

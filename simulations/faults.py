@@ -14,6 +14,8 @@ from privacy.errors import UserError
 
 __all__ = ["random_drops", "uninterrupted"]
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def random_drops(rate: float, *, simulation_seed: int) -> Callable[[Message], bool]:
     """Every site misses each query with probability `rate`, independently.
@@ -32,16 +34,23 @@ def random_drops(rate: float, *, simulation_seed: int) -> Callable[[Message], bo
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block: a query that a site has charged and not answered would be burnt."""
+def uninterrupted(*, heeded: bool = True) -> Iterator[None]:
+    """Let whatever asks this process to end wait for the end of the block: Ctrl-C, `kill`, a terminal that is closed.
+
+    A query that a site has charged and not answered would be burnt. Without `heeded` what was asked is forgotten.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: asked.append(number))
+    before = {
+        number: signal.signal(number, lambda number, _frame: asked.append(number))
+        for number in _ENDING
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        signal.raise_signal(signal.SIGINT)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked and heeded:
+        signal.raise_signal(asked[0])

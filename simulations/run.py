@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from client.app import make_client_app
 from client.ledger import read_ledger
 from client.policy import Policy, PolicyFile, policy_to_values, read_policy
 from client.sources import frozen, load
-from client.tables import Records, check_pooled, records_of
+from client.tables import Records, check_pooled, records_of, unlike_expected
 from gradients import Parameters, classification_metrics, regression_metrics
 from privacy.errors import DiscreetError, RoundAbandonedError, UserError
 from privacy.keystream import derive_key
@@ -38,7 +38,7 @@ from simulations.faults import random_drops, uninterrupted
 from simulations.grid import InProcessGrid
 from simulations.partitions import parse_partition, split_units
 from simulations.sites import simulated_roster, simulated_sites
-from simulations.workplace import workplace
+from simulations.workplace import interrupted, workplace
 from study.canonical import canonical_json
 from study.contract import Study
 from study.contributions import SCALING_NAMES, Units
@@ -89,6 +89,7 @@ class Options:
     on_round: Callable[[dict[str, Any]], None] = lambda _line: None
     on_message: Callable[[dict[str, Any]], None] | None = None
     on_start: Callable[[Declaration], None] = lambda _declaration: None
+    on_note: Callable[[str], None] = lambda _note: None
 
 
 def simulate(study: Study, options: Options) -> dict[str, Any]:
@@ -103,6 +104,8 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
     began = time.monotonic()
     federation = _prepare(study, options)
     drops = random_drops(options.drop, simulation_seed=options.seed)
+    for note in _notes(federation, options):
+        options.on_note(note)
     with workplace(options.out, federation.identity(options), resume=options.resume) as place:
         options.on_start(federation.declaration)
         try:
@@ -126,7 +129,8 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
         release = Release(
             declaration=federation.declaration,
             outcome=outcome,
-            seconds=time.monotonic() - began,
+            # Of a run that was resumed, what its queries took before counts too.
+            seconds=max(time.monotonic() - began, sum(line["seconds"] for line in outcome.history)),
             simulation={
                 "records": federation.records.count,
                 "metrics": federation.metrics(outcome.parameters),
@@ -137,6 +141,17 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
             roster=federation.roster,
         )
         return write_release(release, place / "release")
+
+
+def _notes(federation: _Federation, options: Options) -> Iterator[str]:
+    """What is no mistake, and may not be meant."""
+    unlike = unlike_expected(federation.records, federation.study)
+    if unlike:
+        yield unlike
+    if interrupted(options.out) and not options.resume:
+        yield "An interrupted run is thrown away and begun anew: with --resume it would have gone on."
+    if options.resume and not interrupted(options.out):
+        yield "There is nothing to resume: the run begins."
 
 
 def _burnt_at(directory: Path) -> list[str]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import UserError
+from simulations.faults import uninterrupted
 from study.files import write_whole
 
-__all__ = ["workplace"]
+__all__ = ["interrupted", "workplace"]
 
 _LOCK, _OPTIONS, _REPLACED = "lock", "options.json", "replaced"
 _WORK = ("checkpoint", "sites", "release", _REPLACED)
@@ -34,7 +35,7 @@ def workplace(out: Path, identity: Mapping[str, Any], *, resume: bool) -> Iterat
     Raises:
         UserError: another run is at work there, it is not ours, or what is to be resumed is another run.
     """
-    place = out.with_name(out.name + ".partial")
+    place = _place_of(out)
     _refuse_strangers(place)
     place.mkdir(parents=True, exist_ok=True)
     with (place / _LOCK).open("a") as lock:
@@ -47,10 +48,21 @@ def workplace(out: Path, identity: Mapping[str, Any], *, resume: bool) -> Iterat
         _restore(place, out)
         _prepare(place, identity, resume=resume)
         yield place
-        if out.exists():  # what --force replaces goes only now
-            out.rename(place / _REPLACED)
-        (place / "release").rename(out)
-        shutil.rmtree(place)
+        with uninterrupted(heeded=False):  # the work is done: there is nothing to go on with
+            if out.exists():  # what --force replaces goes only now
+                out.rename(place / _REPLACED)
+            (place / "release").rename(out)
+            shutil.rmtree(place)
+
+
+def interrupted(out: Path) -> bool:
+    """Whether an earlier run has left something to go on with."""
+    place = _place_of(out)
+    return (place / _OPTIONS).exists() and (place / "checkpoint").exists()
+
+
+def _place_of(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
 
 
 def _refuse_strangers(place: Path) -> None:
@@ -92,7 +104,8 @@ def _prepare(place: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
                 f"The interrupted run had another {' and '.join(changed)}",
                 hint="resume with the same study, data, policy and options, or leave --resume out to start anew",
             )
-        shutil.rmtree(place / "release", ignore_errors=True)
+        for name in ("release", _REPLACED):  # of an end that was interrupted
+            shutil.rmtree(place / name, ignore_errors=True)
         return
     for name in _WORK:
         shutil.rmtree(place / name, ignore_errors=True)

@@ -492,7 +492,12 @@ def _require_bounds(name: str, bounds: object) -> None:
         isinstance(bounds, tuple) and len(bounds) == 2 and all(fits(each, float) for each in bounds)
     )
     holds = numbers and -1e300 < bounds[0] < bounds[1] < 1e300  # type: ignore[index]
-    _require(bool(holds), name, "two numbers, the lower first, e.g. [0.0, 1.0]", bounds)
+    _require(
+        bool(holds),
+        name,
+        "two numbers, the lower first (none beyond 1e300, no whole one beyond 2^53), e.g. [0.0, 1.0]",
+        bounds,
+    )
 
 
 def _require_classes(classes: tuple[str, ...]) -> None:

@@ -61,7 +61,10 @@ class Declaration:
                 if self.sites < least
                 else f"at most {_MOST_SITES}"
             )
-            raise StudyError(f"Expected {bound} sites, found {self.sites}")
+            raise StudyError(
+                f"Expected {bound} sites, found {self.sites}",
+                hint="other sites, or another sites.minimum",
+            )
         if self.study.data.sites_per_unit > self.sites:
             raise StudyError(
                 f"Expected data.sites_per_unit at most {self.sites}, the number of sites"

@@ -353,7 +353,8 @@ class Guarantee:
             raise PrivacyError(f"Expected noise for epsilon={promised:g}, found noise for {found}")
         if found is None:
             raise PrivacyError(
-                "Expected noise that gives some epsilon, found so little that it gives none"
+                "Expected noise that gives some epsilon, found so little that it gives none",
+                hint="raise privacy.noise_multiplier, or give privacy.epsilon in its place",
             )
         for stage in self.stages:
             self.mechanism(stage.function)  # raises where no noise is wide enough

@@ -100,8 +100,8 @@ def _train(guarantee: Guarantee) -> Plan:
         if received is None:
             raise RoundAbandonedError(
                 f"Round {number} of {study.training.rounds} was abandoned and no spare round is left",
-                hint="see to the sites that are named, and declare it anew; with training.spare_rounds or "
-                "privacy.max_dropouts it bears more of this",
+                hint="see which sites were missing; with training.spare_rounds or privacy.max_dropouts a study "
+                "bears more of this",
             )
         mean = received.total / expected_units(guarantee, stage, received.sites)
         gradient = mean[: model.size] if stage.function == "gradient" else -mean[: model.size]

@@ -133,14 +133,15 @@ def release_directory(out: Path, *, force: bool) -> Path:
         raise UserError(f"{out} cannot be a release directory", hint=hint)
     if not os.path.lexists(path):
         return path
-    if not force:
-        raise UserError(f"{out} exists", hint="choose another --out, or replace it with --force")
     if path.is_symlink() or not path.is_dir():
-        raise UserError(f"{out} is not a directory", hint=hint)
+        raise UserError(f"{out} exists, and is not a directory", hint=hint)
     if not is_release(path):
         raise UserError(
-            f"{out} holds other files than a release, so --force does not replace it", hint=hint
+            f"{out} exists, and holds other files than a release, so --force does not replace it",
+            hint=hint,
         )
+    if not force:
+        raise UserError(f"{out} exists", hint="choose another --out, or replace it with --force")
     return path
 
 
@@ -158,7 +159,9 @@ def run_and_show(study: Any, options: Any, *, as_json: bool, trace: bool = False
 
     quiet = as_json or trace or not people.is_terminal
     with progress_of_rounds(study.training.rounds, quiet=quiet) as show:
-        options = replace(options, on_start=on_start, on_round=_shown_round(started, show))
+        options = replace(
+            options, on_start=on_start, on_round=_shown_round(started, show), on_note=say
+        )
         summary = run(study, replace(options, on_message=_say_message) if trace else options)
     if as_json:
         print_json(summary)

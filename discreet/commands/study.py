@@ -193,7 +193,7 @@ app.command()(forecast)
 
 def _check_data(study: Study, data: Path | None) -> bool:
     """Check the guarantee, and the records if there are any: a file, or a built-in set; were there any?"""
-    from client.tables import check_pooled, records_of
+    from client.tables import check_pooled, records_of, unlike_expected
 
     if data is None and study.data.source is None:
         if not isinstance(study.data.features, str):
@@ -201,7 +201,10 @@ def _check_data(study: Study, data: Path | None) -> bool:
         return False
     frozen, table = with_table(study, data)
     guarantee_of(frozen)
-    check_pooled(records_of(table, frozen), frozen, sites=study.sites.minimum)
+    records = records_of(table, frozen)
+    check_pooled(records, frozen, sites=study.sites.minimum)
+    if note := unlike_expected(records, frozen):
+        say(note)
     return True
 
 

@@ -251,8 +251,9 @@ def test_an_existing_out_is_refused_and_left_as_it_is(simulated, place, kind):
     result = simulated("--seed", 2)
     assert (result.exit_code, result.stdout) == (2, "")
     error, hint = result.stderr.strip().splitlines()
-    assert error == "Error: out exists"
-    assert "--force" in hint
+    assert error.startswith("Error: out exists")
+    # Where --force is of no help it is not proposed.
+    assert ("replace it with --force" in hint) == (kind in ("a release", "an empty directory"))
     assert files_of(place) == before
 
 
@@ -273,6 +274,29 @@ def test_force_does_not_take_what_somebody_put_beside_a_release(simulated, place
     assert files_of(place) == before
 
 
+def test_whether_there_was_something_to_go_on_with_is_said(simulated, place):
+    assert "There is nothing to resume" in simulated("--resume").stderr
+    assert "resume" not in simulated("--force").stderr
+    (place / "next.partial" / "checkpoint").mkdir(parents=True)
+    (place / "next.partial" / "options.json").write_text("{}")
+    assert "An interrupted run is thrown away" in flat(simulated(out="next").stderr)
+    assert not (place / "next.partial").exists()
+
+
+def test_records_unlike_the_expected_number_are_noted(call, place, write_study, write_data):
+    study, data = write_study(), write_data()
+    for command in (("study", "check", study), ("simulate", study, "--out", "out")):
+        assert "data.expected_records is" not in call(*command, "--data", data).stderr
+    text = (place / study).read_text()
+    (place / study).write_text(re.sub(r"expected_records = \d+", "expected_records = 30_000", text))
+    for command in (("study", "check", study), ("simulate", study, "--out", "other")):
+        result = call(*command, "--data", data)
+        assert result.exit_code == 0
+        assert "data.expected_records is 30,000, by which every sum is divided" in flat(
+            result.stderr
+        )
+
+
 def test_force_takes_an_empty_directory(simulated, place):
     (place / "out").mkdir()
     assert simulated("--force").exit_code == 0
@@ -291,7 +315,8 @@ def test_force_replaces_nothing_but_a_release(simulated, place, kind):
     result = simulated("--force")
     assert (result.exit_code, result.stdout) == (2, "")
     assert re.match(
-        r"Error: out (is not a directory|holds other files than a release)", result.stderr
+        r"Error: out exists, and (is not a directory|holds other files than a release)",
+        result.stderr,
     )
     assert files_of(place) == before
 
