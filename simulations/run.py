@@ -104,9 +104,10 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
     began = time.monotonic()
     federation = _prepare(study, options)
     drops = random_drops(options.drop, simulation_seed=options.seed)
-    for note in _notes(federation, options):
-        options.on_note(note)
+    notes = list(_notes(federation, options))
     with workplace(options.out, federation.identity(options), resume=options.resume) as place:
+        for note in notes:
+            options.on_note(note)
         options.on_start(federation.declaration)
         try:
             outcome = _run(federation, options, drops, place)
@@ -145,9 +146,8 @@ def simulate(study: Study, options: Options) -> dict[str, Any]:
 
 def _notes(federation: _Federation, options: Options) -> Iterator[str]:
     """What is no mistake, and may not be meant."""
-    unlike = unlike_expected(federation.records, federation.study)
-    if unlike:
-        yield unlike
+    if note := unlike_expected(federation.records, federation.study):
+        yield note
     if interrupted(options.out) and not options.resume:
         yield "An interrupted run is thrown away and begun anew: with --resume it would have gone on."
     if options.resume and not interrupted(options.out):
