@@ -27,14 +27,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from privacy.discrete_gaussian import LADDER, Deviation, sample_discrete_gaussian
+from privacy.discrete_gaussian import (
+    LADDER,
+    SAMPLER_DISTANCE,
+    Deviation,
+    sample_discrete_gaussian,
+)
 from privacy.errors import PrivacyError
-from privacy.keystream import Keystream
+from privacy.keystream import Keystream, repetition_distance
 from privacy.rounding import FLOAT_SLACK, LARGEST, dithered_round, rounded_sensitivity
 
-__all__ = ["WORDS", "SumMechanism", "answer", "design_sum", "noise", "released_sum"]
+__all__ = ["SumMechanism", "answer", "design_sum", "noise", "noise_distance", "released_sum"]
 
-WORDS = 5
+_WORDS = 5
 """Words of keystreams that one number of an answer takes, at most: up to four draws of noise (ties included, which are
 one in 2^48), and its dither."""
 
@@ -179,6 +184,11 @@ def answer(
 def noise(mechanism: SumMechanism, keystream: Keystream) -> npt.NDArray[np.int64]:
     """One share of noise, int64, shape (d,)."""
     return sample_discrete_gaussian(mechanism.deviation, mechanism.dimension, keystream)
+
+
+def noise_distance(dimension: int) -> float:
+    """Total variation distance of a site's noise and dither from the argument's, at most: tables, and AES for coins."""
+    return dimension * SAMPLER_DISTANCE + repetition_distance(_WORDS * dimension)
 
 
 def released_sum(

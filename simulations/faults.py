@@ -43,10 +43,11 @@ def uninterrupted(*, heeded: bool = True) -> Iterator[None]:
         yield
         return
     asked: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: asked.append(number))
-        for number in _ENDING
-    }
+
+    def later(number: int, _frame: object) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, later) for number in _ENDING}
     try:
         yield
     finally:

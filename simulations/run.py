@@ -148,9 +148,10 @@ def _notes(federation: _Federation, options: Options) -> Iterator[str]:
     """What is no mistake, and may not be meant."""
     if note := unlike_expected(federation.records, federation.study):
         yield note
-    if interrupted(options.out) and not options.resume:
+    left = interrupted(options.out)
+    if left and not options.resume:
         yield "An interrupted run is thrown away and begun anew: with --resume it would have gone on."
-    if options.resume and not interrupted(options.out):
+    if options.resume and not left:
         yield "There is nothing to resume: the run begins."
 
 

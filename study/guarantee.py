@@ -23,11 +23,10 @@ import numpy as np
 from gradients import summation_slack, tile_units
 from privacy.accounting import ACCOUNTANT, EXACT, QUICK, delta_of, epsilon_of, mu_of
 from privacy.calibration import calibrate
-from privacy.discrete_gaussian import SAMPLER_DISTANCE
 from privacy.errors import PrivacyError, StudyError
 from privacy.events import SumEvent
 from privacy.keystream import repetition_distance
-from privacy.private_sum import WORDS, SumMechanism, design_sum
+from privacy.private_sum import SumMechanism, design_sum, noise_distance
 from privacy.sampling import OVERFLOW, batch_capacity
 from privacy.secure_aggregation.thresholds import Thresholds
 from study.contract import MASKED, Study
@@ -378,8 +377,7 @@ class Guarantee:
 
     def unlikely(self, stage: Stage) -> float:
         """How far one sum is from that of the argument: sampled tables, draws beyond capacity, AES for coins."""
-        noise = stage.dimension * SAMPLER_DISTANCE + repetition_distance(WORDS * stage.dimension)
-        distance = self.tolerance.sites * noise
+        distance = self.tolerance.sites * noise_distance(stage.dimension)
         if stage.sampling_rate < 1:
             distance += OVERFLOW + repetition_distance(self.study.maximum_records)
         return distance

@@ -31,12 +31,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from privacy.discrete_gaussian import SAMPLER_DISTANCE, Deviation
+from privacy.discrete_gaussian import Deviation
 from privacy.errors import PrivacyError, ProtocolError
 from privacy.events import Part, SumEvent
 from privacy.filters import LifetimeCap, Sums
-from privacy.keystream import repetition_distance
-from privacy.private_sum import WORDS, SumMechanism
+from privacy.private_sum import SumMechanism, noise_distance
 from privacy.rounding import FLOAT_SLACK
 from privacy.sampling import OVERFLOW
 from privacy.secure_aggregation.thresholds import MOST_SITES, Thresholds
@@ -183,8 +182,7 @@ class SumTerms:
     @property
     def _least_unlikely(self) -> float:
         overflow = OVERFLOW if self.sampling_rate < 1 else 0.0
-        noise = self.dimension * SAMPLER_DISTANCE + repetition_distance(WORDS * self.dimension)
-        return overflow + self.sites * noise
+        return overflow + self.sites * noise_distance(self.dimension)
 
 
 @dataclass(frozen=True, kw_only=True)

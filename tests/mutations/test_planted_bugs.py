@@ -87,7 +87,9 @@ def test_a_planted_bug_is_found(outcomes, bug):
     """Exit code 1 and a failed test: the killer ran. Anything else (no such test, no import, all passed) is no kill."""
     code, output = outcomes[bug.name]
     assert code == 1, f"{bug.killer} lives with: {bug.name}\n{output[-2000:]}"
-    assert re.search(r"^1 failed.* in ", output, re.MULTILINE), output[-2000:]
+    summary = re.search(r"^1 failed.* in .*$", output, re.MULTILINE)
+    assert summary, output[-2000:]
+    assert "error" not in summary[0], output[-2000:]
 
 
 @pytest.mark.parametrize("bug", NO_BUGS, ids=[bug.name for bug in NO_BUGS])

@@ -14,10 +14,13 @@ import threading
 import traceback
 from pathlib import Path
 
+import hypothesis
+import pytest
+
 SECONDS = 300  # a bug may also make a test hang
 LIBRARIES = (
-    "cryptography.x509", "dp_accounting.pld.privacy_loss_distribution", "flwr.clientapp", "flwr.serverapp", "hypothesis",
-    "matplotlib.figure", "numpy", "pytest", "safetensors.numpy", "sklearn.datasets", "typer.testing",
+    "cryptography.x509", "dp_accounting.pld.privacy_loss_distribution", "flwr.clientapp", "flwr.serverapp",
+    "matplotlib.figure", "numpy", "safetensors.numpy", "sklearn.datasets", "typer.testing",
 )  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
@@ -35,9 +38,6 @@ def import_libraries():
 
 def run(copy, test, output):
     """Run the test, and end this process with its exit code."""
-    import hypothesis
-    import pytest
-
     signal.alarm(SECONDS)
     file = os.open(output, os.O_WRONLY | os.O_CREAT, 0o600)
     os.dup2(file, 1)
